@@ -2,5 +2,9 @@
 
 from importlib.metadata import version
 
-__all__: list[str] = []
+from llm_tokenizer.errors import TokenizerError
+from llm_tokenizer.stream import TextStream
+from llm_tokenizer.tokenizer import Tokenizer
+
+__all__ = ["TextStream", "Tokenizer", "TokenizerError"]
 __version__ = version("llm_tokenizer")
