@@ -1,6 +1,9 @@
 """The Llama architecture in one file, as plain layer-range modules."""
 
-from importlib.metadata import version
+import importlib.metadata
 
-__all__: list[str] = []
-__version__ = version("llm_model_llama")
+from llm_model_llama.llama import NAMES, PRESETS, Config, Model
+from llm_model_llama.loading import load
+
+__all__ = ["NAMES", "PRESETS", "Config", "Model", "load"]
+__version__ = importlib.metadata.version("llm_model_llama")

@@ -1,0 +1,151 @@
+"""Reading a config.json key by key, so that a missing, misspelt or unsupported key raises and is named."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Keys that every family's config.json may carry and that change nothing in what a decoder computes: provenance,
+# token ids and sampling defaults (read elsewhere), initialisation, dropout (inference has none), saving options.
+INERT_KEYS = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_name_or_path",
+        "add_cross_attention",
+        "architectures",
+        "attention_dropout",
+        "attn_implementation",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "do_sample",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "finetuning_task",
+        "id2label",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "model_type",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "pad_token_id",
+        "prefix",
+        "problem_type",
+        "pruned_heads",
+        "repetition_penalty",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
+        "transformers_version",
+        "typical_p",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_bfloat16",
+        "use_cache",
+    }
+)
+
+_MISSING: Any = object()
+
+
+class ConfigKeys:
+    """A config.json that remembers which of its keys were read; `finish` raises if any is left.
+
+    Every reader raises ValueError naming the key and its value; null counts as absent.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], *, where: str = "config.json") -> None:
+        self.raw = raw
+        self.where = where
+        self.read: set[str] = set()
+
+    def integer(self, key: str, *, default: int = _MISSING) -> int:
+        """A whole number from 1 to 2^31 - 1."""
+        return self._or_default(key, self.optional_integer(key), default)
+
+    def number(self, key: str, *, default: float = _MISSING) -> float:
+        """A number above 0."""
+        return self._or_default(key, self.optional_number(key), default)
+
+    def flag(self, key: str, *, default: bool = _MISSING) -> bool:
+        """true or false."""
+        return self._or_default(key, self._get(key, bool, "true or false"), default)
+
+    def text(self, key: str, *, default: str = _MISSING) -> str:
+        """A string."""
+        return self._or_default(key, self._get(key, str, "a string"), default)
+
+    def optional_integer(self, key: str) -> int | None:
+        """A whole number from 1 to 2^31 - 1, or None where the key is absent."""
+        value = self._get(key, int, "a whole number")
+        if value is not None and (isinstance(value, bool) or not 1 <= value < 2**31):
+            raise self._wrong(key, value, "a whole number from 1 to 2^31 - 1")
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        """A number above 0, or None where the key is absent."""
+        value = self._get(key, (int, float), "a number")
+        if value is not None and (isinstance(value, bool) or not 0 < value < float("inf")):
+            raise self._wrong(key, value, "a number above 0")
+        return value
+
+    def optional_mapping(self, key: str) -> Mapping[str, Any] | None:
+        """An object, or None where the key is absent."""
+        return self._get(key, Mapping, "an object")
+
+    def require(self, key: str, allowed: Collection[Any], why: str) -> None:
+        """Raise unless the key is absent or has one of the allowed values; `why` ends the sentence."""
+        self.read.add(key)
+        value = self.raw.get(key)
+        if value is not None and value not in allowed:
+            raise ValueError(f"{self.where} has {key} = {value!r}, which is not supported: {why}")
+
+    def finish(self, *, inert: Collection[str]) -> None:
+        """Raise ValueError for a key that was neither read nor is known to change nothing (null counts as absent)."""
+        for key, value in self.raw.items():
+            if key in self.read or key in inert or value is None:
+                continue
+            near = difflib.get_close_matches(key, self.read, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "it may change what the model computes"
+            raise ValueError(f"{self.where} has the key {key!r} = {value!r}, which is not supported: {hint}")
+
+    def _get(self, key: str, kind: Any, rule: str) -> Any:
+        self.read.add(key)
+        value = self.raw.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise self._wrong(key, value, rule)
+        return value
+
+    def _or_default(self, key: str, value: T | None, default: T) -> T:
+        if value is not None:
+            return value
+        if default is _MISSING:
+            near = difflib.get_close_matches(key, set(self.raw) - self.read, n=1)
+            hint = f"; it has {near[0]!r}, which may be a misspelling" if near else ""
+            raise ValueError(f"{self.where} lacks the key {key!r}{hint}")
+        return default
+
+    def _wrong(self, key: str, value: Any, rule: str) -> ValueError:
+        return ValueError(f"{key} in {self.where} must be {rule}, got {value!r}")

@@ -1,0 +1,54 @@
+"""Names of tensors: Hugging Face's and ours, by the one table that stands beside each model.
+
+A table maps patterns, in which {i} stands for a layer number, e.g.
+"model.layers.{i}.mlp.up_proj.weight" -> "mid.{i}.mlp.up.weight". The right side is a sectioned name: it begins with
+begin, mid or end, as the files of llm_sepweight do.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from llm_sepweight import WeightsError
+
+Names = Mapping[str, str]
+
+_LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,4})(?=\.)")
+_COMPUTED = ("rotary_emb.inv_freq", "rope.freqs")  # buffers that follow from config.json
+
+
+def decider(names: Names, *, source: str | Path = "the checkpoint") -> Callable[[str], list[str] | None]:
+    """For llm_sepweight.open: a tensor's name in the file -> its section and key; None for one to drop.
+
+    The decider raises WeightsError, which names `source`, for a name that the table doesn't know.
+    """
+
+    def decide(key: str) -> list[str] | None:
+        if key.endswith(_COMPUTED):
+            return None
+        try:
+            sectioned = from_hf_name(names, key)
+        except ValueError as error:
+            raise WeightsError(f"{source}: {error}") from None
+        limit = 2 if sectioned.startswith("mid.") else 1
+        return sectioned.split(".", limit)
+
+    return decide
+
+
+def from_hf_name(names: Names, key: str) -> str:
+    """Our sectioned name of a tensor that Hugging Face calls `key`; ValueError if the table doesn't have it."""
+    return _translate(names, key, "this architecture has no tensor of that name")
+
+
+def to_hf_name(names: Names, sectioned: str) -> str:
+    """Hugging Face's name of our tensor; ValueError if the table doesn't have it."""
+    return _translate({ours: theirs for theirs, ours in names.items()}, sectioned, "the table of names doesn't have it")
+
+
+def _translate(table: Names, name: str, otherwise: str) -> str:
+    numbers = _LAYER.findall(name)
+    pattern = _LAYER.sub("{i}", name, count=1)
+    if len(numbers) > 1 or pattern not in table:
+        raise ValueError(f"unknown tensor {name!r}: {otherwise}")
+    return table[pattern].replace("{i}", numbers[0]) if numbers else table[pattern]

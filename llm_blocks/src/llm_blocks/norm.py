@@ -1,0 +1,24 @@
+"""Normalisation. Shapes: B batch, T time, C width."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Scale x (..., C) to root mean square 1, then by a weight (C,) (arXiv 1910.07467).
+
+    The statistics are fp32 whatever the dtype of x, since squares overflow in half precision; the weight multiplies
+    after the cast back, as the checkpoints were trained.
+    """
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.size(-1),), None, self.eps) * self.weight  # (..., C)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.size(0)}, eps={self.eps}"

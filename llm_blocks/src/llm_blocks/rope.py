@@ -1,0 +1,131 @@
+"""Rotary position embeddings as functions of positions (arXiv 2104.09864): nothing is stored between forwards.
+
+Shapes: B batch, T time, H heads, D head size.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llm_blocks.rope_config import Rope
+
+RopeTable: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and signed sines, each (1 or B, 1, T, D), of one forward: computed once and passed down to every layer."""
+
+
+def rope_table(
+    rope: Rope, head_dim: int, positions: Tensor, *, ends: list[int] | None = None, dtype: torch.dtype = torch.float32
+) -> RopeTable:
+    """Cosines and signed sines (1 or B, 1, T, D) of the angles of positions (1 or B, T).
+
+    `ends` is the length of each row after this forward; only the dynamic kind depends on it. Angles are fp32.
+    """
+    frequencies = rope_frequencies(rope, head_dim, ends=ends, device=positions.device)  # (D/2,) or (B, 1, D/2)
+    angles = positions[..., None].float() * frequencies  # (1 or B, T, D/2)
+    scale = attention_scale(rope)
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    # rotate() adds the swapped halves times sin, so the minus sign of the first half lives here, once a forward
+    return _spread(cos, cos, dtype), _spread(-sin, sin, dtype)
+
+
+def rotate(x: Tensor, table: RopeTable) -> Tensor:
+    """Turn each head of x (B, H, T, D) by its angles: the first half of D against the second half."""
+    cos, signed_sin = table
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), signed_sin)  # (B, H, T, D)
+
+
+def rope_frequencies(
+    rope: Rope, head_dim: int, *, ends: list[int] | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Radians per position of each pair of head dimensions: (D/2,), or (B, 1, D/2) for the dynamic kind with `ends`."""
+    return _KINDS[rope.kind](rope, _exponents(head_dim, device), ends)
+
+
+def attention_scale(rope: Rope) -> float:
+    """The factor on cosines and sines: 1 but for YaRN, by default 0.1 ln(s) + 1 (arXiv 2309.00071, §3.4)."""
+    if rope.kind != "yarn":
+        return 1.0
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return _yarn_scale(rope.factor, rope.mscale) / _yarn_scale(rope.factor, rope.mscale_all_dim)
+    return _yarn_scale(rope.factor, 1.0)
+
+
+def _spread(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.cat((first, second), dim=-1).to(dtype).unsqueeze(-3)  # (1 or B, 1, T, D)
+
+
+def _exponents(head_dim: int, device: torch.device | str | None) -> Tensor:
+    return torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim  # (D/2,)
+
+
+def _default(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+    return 1.0 / (rope.theta**exponents)
+
+
+def _linear(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+    """Position interpolation (arXiv 2306.15595): positions shrink by the factor."""
+    return _default(rope, exponents, ends) / rope.factor
+
+
+def _dynamic(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+    """NTK-aware scaling whose base grows with the row's current length, once that passes the trained length.
+
+    Keys that a cache already holds keep the angles of the length at which they were written, as in `transformers`.
+    """
+    if ends is None:
+        return _default(rope, exponents, ends)
+    trained, dim = rope.original_max_positions, 2 * exponents.numel()
+    if dim == 2:
+        raise ValueError("dynamic rotary embeddings need heads of more than 2 dimensions")
+    lengths = torch.tensor(ends, device=exponents.device).clamp(min=trained)  # (B,)
+    stretch = (rope.factor * lengths / trained) - (rope.factor - 1)
+    theta = rope.theta * stretch ** (dim / (dim - 2))  # (B,)
+    return 1.0 / (theta[:, None, None] ** exponents)  # (B, 1, D/2)
+
+
+def _llama3(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+    """Llama 3.1: long wavelengths shrink by the factor, short ones stay, those between are blended."""
+    frequencies = _default(rope, exponents, ends)
+    wavelengths = 2 * math.pi / frequencies
+    trained, low, high = rope.original_max_positions, rope.low_freq_factor, rope.high_freq_factor
+    blend = ((trained / wavelengths - low) / (high - low)).clamp(0, 1)
+    return (1 - blend) * frequencies / rope.factor + blend * frequencies
+
+
+def _yarn(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+    """YaRN (arXiv 2309.00071, §3.2): a ramp over the dimensions from extrapolation to interpolation."""
+    wavelengths = rope.theta**exponents  # over 2 pi
+    low, high = _yarn_range(rope, 2 * exponents.numel())
+    index = torch.arange(exponents.numel(), dtype=torch.float32, device=exponents.device)
+    keep = 1 - ((index - low) / (high - low)).clamp(0, 1)
+    return (1 / (rope.factor * wavelengths)) * (1 - keep) + (1 / wavelengths) * keep
+
+
+def _yarn_range(rope: Rope, dim: int) -> tuple[float, float]:
+    """The dimensions that turn beta_fast and beta_slow times within the trained length."""
+    low, high = (
+        dim * math.log(rope.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+        for turns in (rope.beta_fast, rope.beta_slow)
+    )
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    return low, high if high != low else high + 0.001  # a ramp needs a width
+
+
+def _yarn_scale(factor: float, mscale: float) -> float:
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+_KINDS: dict[str, Callable[[Rope, Tensor, list[int] | None], Tensor]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}

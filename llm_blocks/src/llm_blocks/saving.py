@@ -1,0 +1,82 @@
+"""Writing a model as a Hugging Face folder, which transformers and everybody else reads."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from llm_sepweight.atomic import atomic_folder
+
+from llm_blocks.architectures import find
+from llm_blocks.names import to_hf_name
+from llm_blocks.parameters import shared_names
+from llm_sepweight import write_safetensors
+
+GIGABYTE = 10**9
+
+
+def save(
+    model: Any,
+    path: str | Path,
+    *,
+    max_shard_bytes: int = 5 * GIGABYTE,
+    extra_config: Mapping[str, Any] | None = None,
+    copy: Iterable[str | Path] = (),
+) -> None:
+    """Write the whole model to the new folder `path`: config.json and sharded safetensors under Hugging Face's names.
+
+    The folder appears complete or not at all; one tensor is copied at a time, a tied head is stored once.
+    `extra_config` adds keys that the model doesn't read, such as eos_token_id; `copy` files, such as the tokenizer's,
+    go along. Raises ValueError for a part of a model and for an extra key that contradicts the model's own,
+    WeightsError where `path` is taken.
+    """
+    if len(model.mid) != model.config.num_layers or model.begin is None or model.end is None:
+        raise ValueError(f"only a whole model makes a Hugging Face folder, this is part {model.part}; load part 'f'")
+    with atomic_folder(path) as folder:
+        for file in copy:
+            shutil.copyfile(file, folder / Path(file).name)
+        _write_weights(model, folder, max_shard_bytes)
+        _write_json(folder / "config.json", _config(model, extra_config or {}))
+
+
+def _config(model: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    own = model.config.to_hf() | {"dtype": str(model.begin.embed.weight.dtype).removeprefix("torch.")}
+    clash = [key for key in extra if key in own and extra[key] != own[key]]
+    if clash:
+        raise ValueError(f"extra_config has {clash[0]} = {extra[clash[0]]!r}, the model says {own[clash[0]]!r}")
+    return own | dict(extra)
+
+
+def _write_weights(model: Any, folder: Path, max_shard_bytes: int) -> None:
+    table = find(model.config.model_type).NAMES
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    stored = {to_hf_name(table, names[0]): parameters[names[0]] for names in shared_names(model)}
+    shards = _shards(stored, max_shard_bytes)
+    files: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+        write_safetensors(folder / file, {name: stored[name] for name in names}, metadata={"format": "pt"})
+        files |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in stored.values())
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(stored: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:
+    """Names in order, cut where the next tensor would make a shard larger than max_bytes."""
+    shards: list[list[str]] = [[]]
+    room = max_bytes
+    for name, tensor in stored.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(name)
+        room -= tensor.nbytes
+    return shards
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

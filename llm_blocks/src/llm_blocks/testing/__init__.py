@@ -1,0 +1,30 @@
+"""Checks that every architecture's tests share: the laws of a model, and parity with transformers.
+
+A check raises AssertionError; none of them needs pytest. `make` is the architecture's factory: make("b 0-2") is the
+model of that part, always with the same weights.
+"""
+
+from llm_blocks.testing.laws import (
+    check_chunks,
+    check_last_only,
+    check_meta_build,
+    check_rollback,
+    check_rows,
+    check_slices,
+    greedy,
+)
+from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
+
+__all__ = [
+    "check_chunks",
+    "check_greedy",
+    "check_last_only",
+    "check_logits",
+    "check_meta_build",
+    "check_rollback",
+    "check_rows",
+    "check_saved",
+    "check_slices",
+    "greedy",
+    "tiny_reference",
+]

@@ -1,0 +1,135 @@
+"""The laws of a model. Shapes: B batch, T time, C width, V vocabulary."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from llm_blocks.parameters import shared_names
+
+Make: TypeAlias = Callable[[str], Any]
+"""From a part spec to the model of that part; the same weights each time."""
+
+TOLERANCE = 1e-5
+
+
+@torch.inference_mode()
+def check_chunks(make: Make, ids: Tensor, sizes: Sequence[int]) -> None:
+    """One by one = in chunks of these sizes = whole, for ids (B, T) with T = sum(sizes)."""
+    model = make("f")
+    whole = model(ids)  # (B, T, V)
+    for cut in (list(sizes), [1] * ids.size(1)):
+        cache = model.new_cache(ids.size(0), ids.size(1))
+        chunks = [model(chunk, cache) for chunk in ids.split(cut, dim=1)]
+        _close(torch.cat(chunks, dim=1), whole, f"in chunks of {cut}")
+        assert cache.lengths == [ids.size(1)] * ids.size(0), f"the cache counts {cache.lengths}"
+
+
+@torch.inference_mode()
+def check_slices(make: Make, ids: Tensor, cuts: Sequence[int]) -> None:
+    """The parts between layers `cuts` compose to the whole bit for bit: on ids (B, T) at once, and with a cache."""
+    model = make("f")
+    edges = [0, *cuts, model.config.num_layers]
+    specs = [f"{a}-{b}" for a, b in pairwise(edges)]
+    specs[0] = f"b {specs[0]}"
+    specs[-1] = f"{specs[-1]} e"
+    parts = [make(spec) for spec in specs]
+    assert torch.equal(_chain(parts, ids, None), model(ids)), f"parts {specs} differ from the whole"
+    batch, time = ids.shape
+    cache, caches = model.new_cache(batch, time), [part.new_cache(batch, time) for part in parts]
+    for chunk in ids.split([time - 2, 1, 1], dim=1):
+        assert torch.equal(_chain(parts, chunk, caches), model(chunk, cache)), f"cached parts {specs} differ"
+
+
+@torch.inference_mode()
+def check_rows(make: Make, rows: Sequence[Sequence[int]], *, decode: int = 3) -> None:
+    """A row of a batch = the row alone: prefill of rows of unequal lengths, then `decode` greedy ids of each."""
+    model = make("f")
+    counts = [len(row) for row in rows]
+    cache = model.new_cache(len(rows), max(counts) + decode)
+    logits = model(_padded(rows), cache, counts=counts)
+    together = [logits[b, :count] for b, count in enumerate(counts)]
+    last = torch.stack([row[-1] for row in together])  # (B, V)
+    for _ in range(decode):
+        last = model(last.argmax(-1, keepdim=True), cache)[:, -1]
+        together = [torch.cat((row, last[b : b + 1])) for b, row in enumerate(together)]
+    for b, row in enumerate(rows):
+        _close(together[b], _alone(model, row, decode), f"row {b} of {counts} ids")
+    assert cache.lengths == [count + decode for count in counts], f"the cache counts {cache.lengths}"
+
+
+@torch.inference_mode()
+def check_rollback(make: Make, ids: Tensor, wrong: Tensor, keep: Sequence[int]) -> None:
+    """Rolled back = never written: row b keeps keep[b] of its `wrong` continuation (B, N) of ids (B, T)."""
+    model = make("f")
+    batch, time = ids.shape
+    used, fresh = (model.new_cache(batch, time + 2 * wrong.size(1)) for _ in range(2))
+    model(ids, used)
+    model(wrong, used)
+    for row, count in enumerate(keep):
+        used.lengths[row] = time + count
+    model(ids, fresh)
+    model(wrong, fresh, counts=list(keep))
+    assert used.lengths == fresh.lengths
+    _close(model(wrong, used), model(wrong, fresh), "after rolling back")
+
+
+@torch.inference_mode()
+def check_last_only(make: Make, rows: Sequence[Sequence[int]]) -> None:
+    """`last_only` = the last real position of each row of the full logits."""
+    model = make("f")
+    counts = [len(row) for row in rows]
+    ids = _padded(rows)
+    whole, last = model(ids, counts=counts), model(ids, counts=counts, last_only=True)
+    assert last.shape == (len(rows), 1, whole.size(2)), f"last_only gives {tuple(last.shape)}"
+    for b, count in enumerate(counts):
+        _close(last[b, 0], whole[b, count - 1], f"last_only of row {b}")
+
+
+@torch.inference_mode()
+def check_meta_build(make: Make, part: str, x: Tensor) -> None:
+    """A part built on the meta device has parameters alone, and computes the same once it is assigned them."""
+    model = make(part)
+    with torch.device("meta"):
+        empty = type(model)(model.config, part)
+    assert not list(empty.buffers()), "a model keeps no buffers"
+    empty.load_state_dict(model.state_dict(), assign=True)
+    assert torch.equal(empty(x), model(x))
+    assert shared_names(type(model)(model.config, part)) == shared_names(model), "shared parameters were parted"
+
+
+@torch.inference_mode()
+def greedy(model: Any, ids: Sequence[int], count: int) -> list[int]:
+    """The `count` ids that the model finds likeliest after `ids`, one by one with a cache."""
+    cache = model.new_cache(1, len(ids) + count)
+    x, found = torch.tensor([list(ids)]), []
+    for _ in range(count):
+        x = model(x, cache, last_only=True)[:, -1].argmax(-1, keepdim=True)  # (1, 1)
+        found.append(int(x))
+    return found
+
+
+def _chain(parts: Sequence[Any], x: Tensor, caches: Sequence[Any] | None) -> Tensor:
+    for part, cache in zip(parts, caches or [None] * len(parts), strict=True):
+        x = part(x, cache)
+    return x
+
+
+def _alone(model: Any, row: Sequence[int], decode: int) -> Tensor:
+    """Logits (T + decode, V) of one row and its greedy continuation, without any cache."""
+    ids = torch.tensor([list(row)])
+    for _ in range(decode):
+        ids = torch.cat((ids, model(ids)[:, -1:].argmax(-1)), dim=1)
+    return model(ids)[0]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # (B, T)
+
+
+def _close(found: Tensor, wanted: Tensor, what: str) -> None:
+    assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda text: f"{what}: {text}")

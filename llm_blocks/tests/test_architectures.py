@@ -1,0 +1,26 @@
+from types import ModuleType
+
+import pytest
+
+import llm_blocks
+from llm_blocks import ArchitectureError
+
+
+def test_an_installed_package_is_found_by_its_entry_point(toy: ModuleType) -> None:
+    assert llm_blocks.find("toy") is toy
+    assert "toy" in llm_blocks.installed_architectures()
+    assert llm_blocks.find_importer("toy_format") is toy.NAMES
+    assert "toy_format" in llm_blocks.installed_importers()
+
+
+def test_an_unknown_model_type_names_the_nearest_and_the_way_out(toy: ModuleType) -> None:
+    with pytest.raises(ArchitectureError, match=r"'toi': did you mean 'toy'\?.*docs/adding_a_model\.md"):
+        llm_blocks.find("toi")
+    with pytest.raises(ArchitectureError, match="format 'toyformat': did you mean 'toy_format'"):
+        llm_blocks.find_importer("toyformat")
+
+
+@pytest.mark.parametrize("model_type", [None, 7, ["toy"], "", "os"])
+def test_a_model_type_never_names_a_module_to_import(toy: ModuleType, model_type: object) -> None:
+    with pytest.raises(ArchitectureError):
+        llm_blocks.find(model_type)

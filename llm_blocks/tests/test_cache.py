@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from llm_blocks import KVCache, plan_attention
+
+CPU = torch.device("cpu")
+
+
+def _cache(batch: int = 2, length: int = 6) -> KVCache:
+    return KVCache([3, 4], batch=batch, num_kv_heads=1, length=length, head_dim=2, dtype=torch.float32, device="cpu")
+
+
+def _filled(value: float, batch: int, time: int) -> torch.Tensor:
+    return torch.full((batch, 1, time, 2), value)
+
+
+def test_storage_is_by_absolute_layer_and_starts_empty() -> None:
+    cache = _cache()
+    assert list(cache.k) == list(cache.v) == [3, 4]
+    assert cache.k[3].shape == (2, 1, 6, 2)
+    assert (cache.lengths, cache.capacity) == ([0, 0], 6)
+
+
+def test_rows_that_differ_are_written_each_at_its_own_end() -> None:
+    cache = _cache()
+    cache.lengths[:] = [1, 4]
+    plan = plan_attention(2, 2, counts=None, cache=cache, device=CPU)
+    k, v = plan.remember(3, _filled(7.0, 2, 2), _filled(8.0, 2, 2))
+    plan.commit()
+    assert cache.lengths == [3, 6]
+    assert cache.k[3][:, 0, :, 0].tolist() == [[0, 7, 7, 0, 0, 0], [0, 0, 0, 0, 7, 7]]
+    assert cache.v[3][:, 0, :, 0].tolist() == [[0, 8, 8, 0, 0, 0], [0, 0, 0, 0, 8, 8]]
+    assert k.shape == v.shape == (2, 1, 6, 2)
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], [2, 4], [0, 0]])
+def test_padding_is_neither_written_over_entries_nor_out_of_range(lengths: list[int]) -> None:
+    """A padded chunk that is wider than the room left must store its real positions alone."""
+    cache = _cache()
+    cache.lengths[:] = lengths
+    plan = plan_attention(2, 6, counts=[2, 1], cache=cache, device=CPU)
+    plan.remember(4, _filled(9.0, 2, 6), _filled(9.0, 2, 6))
+    plan.commit()
+    assert cache.lengths == [lengths[0] + 2, lengths[1] + 1]
+    for row, (start, count) in enumerate(zip(lengths, [2, 1], strict=True)):
+        stored = cache.k[4][row, 0, :, 0]
+        assert stored[:start].eq(0).all()
+        assert stored[start : start + count].eq(9).all()
+
+
+def test_a_row_without_new_positions_stays_as_it_is() -> None:
+    cache = _cache()
+    cache.lengths[:] = [2, 6]
+    plan = plan_attention(2, 1, counts=[1, 0], cache=cache, device=CPU)
+    plan.remember(3, _filled(5.0, 2, 1), _filled(5.0, 2, 1))
+    plan.commit()
+    assert cache.lengths == [3, 6]
+    assert cache.k[3][1].eq(0).all()
+
+
+def test_a_full_cache_is_refused_before_anything_is_written() -> None:
+    cache = _cache()
+    cache.lengths[:] = [1, 5]
+    with pytest.raises(ValueError, match=r"row 1 goes from 5 to 7 positions and the cache holds 0 to 6; make a longer"):
+        plan_attention(2, 2, counts=None, cache=cache, device=CPU)
+    assert cache.lengths == [1, 5]
+
+
+def test_another_number_of_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="made for 2 rows and the input has 3"):
+        plan_attention(3, 1, counts=None, cache=_cache(), device=CPU)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 3], [-1, 2]])
+def test_counts_must_fit_the_input(counts: list[int]) -> None:
+    with pytest.raises(ValueError, match="one number from 0 to 2 for each of the 2 rows"):
+        plan_attention(2, 2, counts=counts, cache=None, device=CPU)
+
+
+def test_truncate_shortens_only_longer_rows() -> None:
+    cache = _cache()
+    cache.lengths[:] = [2, 5]
+    cache.truncate(3)
+    assert cache.lengths == [2, 3]
+    with pytest.raises(ValueError, match="shorter than 0"):
+        cache.truncate(-1)
+
+
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"length": 0}])
+def test_an_empty_cache_is_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least one row and one position"):
+        _cache(**sizes)

@@ -1,0 +1,54 @@
+from typing import Any
+
+import pytest
+
+from llm_blocks import INERT_KEYS, ConfigKeys
+
+
+def test_values_are_read_and_defaults_taken() -> None:
+    keys = ConfigKeys({"a": 3, "b": 1, "c": False, "d": "text", "e": None})
+    assert keys.integer("a") == 3
+    assert keys.number("b") == 1
+    assert keys.flag("c") is False
+    assert keys.text("d") == "text"
+    assert keys.integer("e", default=7) == keys.integer("absent", default=7) == 7
+    keys.finish(inert=())
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31, 1.5, "3", True, [3]])
+def test_an_integer_is_a_whole_number_within_bounds(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"size in config\.json must be a whole number"):
+        ConfigKeys({"size": value}).integer("size")
+
+
+@pytest.mark.parametrize("value", [0, -0.5, float("inf"), float("nan"), "1", True, {}])
+def test_a_number_is_positive_and_finite(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"eps in config\.json must be a number"):
+        ConfigKeys({"eps": value}).number("eps")
+
+
+def test_a_flag_is_no_number() -> None:
+    with pytest.raises(ValueError, match="must be true or false, got 1"):
+        ConfigKeys({"tied": 1}).flag("tied")
+
+
+def test_a_missing_key_is_named_with_its_likely_misspelling() -> None:
+    with pytest.raises(ValueError, match="lacks the key 'hidden_size'; it has 'hiden_size'"):
+        ConfigKeys({"hiden_size": 8}).integer("hidden_size")
+
+
+def test_a_key_that_nobody_read_is_named() -> None:
+    keys = ConfigKeys({"known": 1, "knwon": 2})
+    keys.integer("known")
+    with pytest.raises(ValueError, match="'knwon' = 2, which is not supported: did you mean 'known'"):
+        keys.finish(inert=())
+
+
+def test_null_and_inert_keys_change_nothing() -> None:
+    ConfigKeys({"sliding_window": None, "use_cache": True, "torch_dtype": "float16"}).finish(inert=INERT_KEYS)
+
+
+def test_a_required_value_is_refused_with_the_reason() -> None:
+    keys = ConfigKeys({"hidden_act": "gelu"})
+    with pytest.raises(ValueError, match="hidden_act = 'gelu', which is not supported: it has silu"):
+        keys.require("hidden_act", ("silu",), "it has silu")

@@ -1,0 +1,182 @@
+"""Foreign checkpoint formats of Llamas: llama2.c's .bin, and Meta's consolidated.*.pth with params.json.
+
+An importer returns the Config and an iterator over (sectioned name, tensor) in the order begin, layers, end, one tensor
+in memory at a time. Both formats turn neighbouring pairs of a head's dimensions (Meta's layout), where our rotation
+turns the first half against the second, so the rows of the q and k weights are put in that order.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from llm_blocks.names import decider
+from torch import Tensor
+
+import llm_sepweight
+from llm_blocks import ConfigKeys, Rope
+from llm_model_llama.llama import Config, Model
+from llm_sepweight import Weights, WeightsError, read_json
+
+Tensors: TypeAlias = Iterator[tuple[str, Tensor]]
+
+# Meta's name -> ours; llama2.c uses the same names without ".weight"
+_META_NAMES: dict[str, str] = {
+    "tok_embeddings.weight": "begin.embed.weight",
+    "layers.{i}.attention_norm.weight": "mid.{i}.attention_norm.weight",
+    "layers.{i}.attention.wq.weight": "mid.{i}.attention.q.weight",
+    "layers.{i}.attention.wk.weight": "mid.{i}.attention.k.weight",
+    "layers.{i}.attention.wv.weight": "mid.{i}.attention.v.weight",
+    "layers.{i}.attention.wo.weight": "mid.{i}.attention.o.weight",
+    "layers.{i}.ffn_norm.weight": "mid.{i}.mlp_norm.weight",
+    "layers.{i}.feed_forward.w1.weight": "mid.{i}.mlp.gate.weight",
+    "layers.{i}.feed_forward.w2.weight": "mid.{i}.mlp.down.weight",
+    "layers.{i}.feed_forward.w3.weight": "mid.{i}.mlp.up.weight",
+    "norm.weight": "end.norm.weight",
+    "output.weight": "end.head.weight",
+}
+
+_HEADER = struct.Struct("<7i")
+
+
+def llama2c(path: Path) -> tuple[Config, Tensors]:
+    """Read a version 0 .bin of llama2.c (fp32). WeightsError for a header or a size that can't be right."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; a llama2.c checkpoint is one .bin file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            raise WeightsError(f"{path}: {size} bytes are too few for a llama2.c header of {_HEADER.size}")
+        config = _llama2c_config(_HEADER.unpack(header), path)
+        places, expected = _llama2c_places(config)
+        if size != expected:
+            raise WeightsError(f"{path}: has {size} bytes, its header asks for {expected}; truncated or another format")
+        # copy-on-write, since torch has no read-only tensors
+        data = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.float32)
+    return config, _llama2c_tensors(config, data, places)
+
+
+def meta(path: Path) -> tuple[Config, Tensors]:
+    """Read a folder of params.json and consolidated.*.pth, whose model-parallel shards are merged tensor by tensor.
+
+    params.json doesn't state the context: it is taken from the release that the rotary settings belong to. Raises
+    WeightsError for a damaged file, ValueError for a parameter that a Llama doesn't have.
+    """
+    path = Path(path)
+    weights = llm_sepweight.open(path, decider=decider(_META_NAMES, source=path))
+    config = _meta_config(ConfigKeys(read_json(path / "params.json"), where=f"{path / 'params.json'}"), weights)
+    return config, _meta_tensors(config, weights)
+
+
+def _llama2c_config(header: tuple[int, ...], path: Path) -> Config:
+    dim, hidden_dim, layers, heads, kv_heads, vocab, length = header
+    if min(dim, hidden_dim, layers, heads, kv_heads, abs(vocab), length) < 1 or dim % heads or layers > 10_000:
+        raise WeightsError(f"{path}: no llama2.c model, its header reads {header}")
+    return Config(
+        vocab_size=abs(vocab),
+        dim=dim,
+        hidden_dim=hidden_dim,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=dim // heads,
+        max_positions=length,
+        tie_embeddings=vocab > 0,
+    )
+
+
+def _llama2c_places(c: Config) -> tuple[dict[str, tuple[int, tuple[int, ...]]], int]:
+    """Sectioned name -> (offset in floats, shape), and the bytes of the whole file."""
+    kv_dim = c.num_kv_heads * c.head_dim
+    places: dict[str, tuple[int, tuple[int, ...]]] = {}
+    offset = _HEADER.size // 4
+
+    def add(pattern: str, *shape: int, count: int = 1) -> None:
+        nonlocal offset
+        for layer in range(count):
+            places[pattern.replace("{i}", str(layer))] = offset, shape
+            offset += math.prod(shape)
+
+    add("begin.embed.weight", c.vocab_size, c.dim)
+    for key, *shape in (
+        ("attention_norm", c.dim),
+        ("attention.q", c.dim, c.dim),
+        ("attention.k", kv_dim, c.dim),
+        ("attention.v", kv_dim, c.dim),
+        ("attention.o", c.dim, c.dim),
+        ("mlp_norm", c.dim),
+        ("mlp.gate", c.hidden_dim, c.dim),
+        ("mlp.down", c.dim, c.hidden_dim),
+        ("mlp.up", c.hidden_dim, c.dim),
+    ):
+        add(f"mid.{{i}}.{key}.weight", *shape, count=c.num_layers)
+    add("end.norm.weight", c.dim)
+    offset += c.max_positions * c.head_dim  # cosines and sines, which follow from the header
+    if not c.tie_embeddings:
+        add("end.head.weight", c.vocab_size, c.dim)
+    return places, offset * 4
+
+
+def _llama2c_tensors(config: Config, data: Tensor, places: dict[str, tuple[int, tuple[int, ...]]]) -> Tensors:
+    order = {"begin": 0, "mid": 1, "end": 2}
+
+    def place(name: str) -> tuple[int, int]:
+        words = name.split(".")
+        return order[words[0]], int(words[1]) if words[0] == "mid" else 0
+
+    for name in sorted(places, key=place):
+        offset, shape = places[name]
+        yield name, _split_halves(name, data[offset : offset + math.prod(shape)].view(shape), config)
+
+
+def _meta_config(keys: ConfigKeys, weights: Weights) -> Config:
+    dim, heads = keys.integer("dim"), keys.integer("n_heads")
+    rope, max_positions = _meta_rope(keys)
+    config = Config(
+        vocab_size=weights.info("begin.embed.weight").shape[0],  # params.json may say -1
+        dim=dim,
+        hidden_dim=weights.info("mid.0.mlp.gate.weight").shape[0],
+        num_layers=keys.integer("n_layers"),
+        num_heads=heads,
+        num_kv_heads=keys.integer("n_kv_heads", default=heads),
+        head_dim=dim // heads,
+        max_positions=keys.integer("max_seq_len", default=max_positions),
+        norm_eps=keys.number("norm_eps"),
+        rope=rope,
+        tie_embeddings="end.head.weight" not in weights,
+    )
+    keys.finish(inert={"vocab_size", "multiple_of", "ffn_dim_multiplier", "model_parallel_size", "max_batch_size"})
+    return config
+
+
+def _meta_rope(keys: ConfigKeys) -> tuple[Rope, int]:
+    """The rotary settings, and the context of the release that has them."""
+    theta = keys.number("rope_theta", default=10_000.0)
+    factor = keys.number("rope_scaling_factor", default=8.0)  # Llama 3.1's
+    if keys.flag("use_scaled_rope", default=False):
+        return Rope(kind="llama3", theta=theta, factor=factor, original_max_positions=8_192), 131_072
+    contexts = {10_000.0: 4_096, 500_000.0: 8_192, 1_000_000.0: 16_384}  # Llama 2, Llama 3, CodeLlama
+    return Rope(theta=theta), contexts.get(theta, 4_096)
+
+
+def _meta_tensors(config: Config, weights: Weights) -> Tensors:
+    with torch.device("meta"):
+        shapes: dict[str, Any] = {name: p.shape for name, p in Model(config).named_parameters()}
+    with weights:
+        for name, shape in shapes.items():
+            info = weights.info(name)
+            if tuple(info.shape) != tuple(shape):
+                raise WeightsError(f"{info.file}: {name} has shape {info.shape}, params.json asks for {tuple(shape)}")
+            yield name, _split_halves(name, weights.read(name), config)
+
+
+def _split_halves(name: str, weight: Tensor, config: Config) -> Tensor:
+    """Reorder the rows of a q or k weight (H * D, C) from neighbouring pairs to first half and second half."""
+    if not name.endswith((".attention.q.weight", ".attention.k.weight")):
+        return weight
+    return weight.unflatten(0, (-1, config.head_dim // 2, 2)).transpose(1, 2).reshape(weight.shape)

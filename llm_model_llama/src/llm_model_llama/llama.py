@@ -1,0 +1,288 @@
+"""Llama in one file: config, attention, MLP, block, model, names in files, sizes people name (arXiv 2302.13971).
+
+Shapes: B batch, T time, C width, H heads, K kv heads, D head size, V vocabulary, L layers, S cache length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_blocks import (
+    INERT_KEYS,
+    ConfigKeys,
+    KVCache,
+    Plan,
+    RMSNorm,
+    Rope,
+    RopeTable,
+    attend,
+    last_real,
+    parse_rope,
+    part_layers,
+    plan_attention,
+    require_input,
+    rope_table,
+    rope_to_hf,
+    rotate,
+)
+from llm_sepweight import PartSpec
+
+# Keys of Llama folders that change nothing in what the model computes, beyond those of every family.
+_INERT = INERT_KEYS | {"is_llama_config", "max_sequence_length", "pretraining_tp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What this architecture reads. `max_positions` is the context that the model was trained or extended for."""
+
+    model_type: ClassVar[str] = "llama"
+
+    vocab_size: int
+    dim: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    norm_eps: float = 1e-5
+    rope: Rope = field(default_factory=Rope)
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"{self.num_heads} heads can't share {self.num_kv_heads} kv heads evenly")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {self.head_dim}")
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a config.json. ValueError names a key that is missing, malformed or not supported."""
+        keys = ConfigKeys(raw)
+        keys.require("quantization_config", (), "its weights are quantized; use the unquantized checkpoint")
+        keys.require("hidden_act", ("silu", "swish"), "a Llama has silu")
+        keys.require("rope_interleaved", (False,), "heads must turn their first half against the second")
+        dim, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
+        max_positions = keys.integer("max_position_embeddings")
+        config = cls(
+            vocab_size=keys.integer("vocab_size"),
+            dim=dim,
+            hidden_dim=keys.integer("intermediate_size"),
+            num_layers=keys.integer("num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=keys.integer("num_key_value_heads", default=num_heads),
+            head_dim=keys.integer("head_dim", default=dim // num_heads),
+            max_positions=max_positions,
+            norm_eps=keys.number("rms_norm_eps"),
+            rope=parse_rope(keys, max_positions=max_positions),
+            tie_embeddings=keys.flag("tie_word_embeddings", default=False),
+            attention_bias=keys.flag("attention_bias", default=False),
+            mlp_bias=keys.flag("mlp_bias", default=False),
+        )
+        keys.finish(inert=_INERT)
+        return config
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json, as transformers 5 spells it, that `from_hf` reads back."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.dim,
+            "intermediate_size": self.hidden_dim,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_positions,
+            "rms_norm_eps": self.norm_eps,
+            "rope_parameters": rope_to_hf(self.rope),
+            "tie_word_embeddings": self.tie_embeddings,
+            "attention_bias": self.attention_bias,
+            "mlp_bias": self.mlp_bias,
+        }
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c, bias = config, config.attention_bias
+        self.head_dim = c.head_dim
+        self.q = nn.Linear(c.dim, c.num_heads * c.head_dim, bias=bias)
+        self.k = nn.Linear(c.dim, c.num_kv_heads * c.head_dim, bias=bias)
+        self.v = nn.Linear(c.dim, c.num_kv_heads * c.head_dim, bias=bias)
+        self.o = nn.Linear(c.num_heads * c.head_dim, c.dim, bias=bias)
+
+    def forward(self, x: Tensor, rope: RopeTable, plan: Plan, layer: int) -> Tensor:
+        q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
+        k, v = plan.remember(layer, rotate(k, rope), v)  # (B, K, S, D)
+        y = attend(rotate(q, rope), k, v, plan)  # (B, H, T, D)
+        return self.o(y.transpose(1, 2).flatten(2))  # (B, T, C)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or K, T, D)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
+        self.up = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
+        self.down = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rope: RopeTable, plan: Plan, layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, plan, layer)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Begin(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(config.vocab_size, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(x)  # (B, T) -> (B, T, C)
+
+
+class End(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
+
+
+class Model(nn.Module):
+    """The layers of `part` of a Llama, weights only; the cache is an argument.
+
+    `begin` (the embedding) and `end` (last norm and head) are None in a part without them; `mid` is keyed by the
+    absolute layer number. With tied embeddings the head is the embedding's own parameter where the part has both.
+    """
+
+    def __init__(self, config: Config, part: str | PartSpec = "f") -> None:
+        super().__init__()
+        self.config = config
+        self.part, layers = part_layers(part, config.num_layers)
+        self.begin = Begin(config) if self.part.begin else None
+        self.mid = nn.ModuleDict({str(layer): Block(config) for layer in layers})
+        self.end = End(config) if self.part.end else None
+        if config.tie_embeddings and self.begin is not None and self.end is not None:
+            self.end.head.weight = self.begin.embed.weight
+
+    def forward(
+        self, x: Tensor, cache: KVCache | None = None, *, counts: list[int] | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Logits (B, T, V) where the part has the end, else hidden states (B, T, C).
+
+        x is ids (B, T) where the part has the beginning, else hidden states (B, T, C). Its positions follow what each
+        row of the cache holds, or start at 0 without one. The first counts[b] positions of row b are real and the rest
+        right padding, whose output means nothing. `last_only` gives the logits of each row's last real position alone,
+        (B, 1, V). ValueError for a wrong shape or counts, and for a cache without room, before anything is written.
+        """
+        require_input(x, begin=self.begin is not None, dim=self.config.dim)
+        plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device)
+        if self.begin is not None:
+            x = self.begin(x)  # (B, T) -> (B, T, C)
+        rope = rope_table(self.config.rope, self.config.head_dim, plan.positions, ends=plan.ends, dtype=x.dtype)
+        for layer, block in self.mid.items():
+            x = block(x, rope, plan, int(layer))
+        plan.commit()
+        if self.end is None:
+            return x
+        return self.end(last_real(x, counts) if last_only else x)  # (B, T, C) -> (B, T, V)
+
+    def new_cache(
+        self, batch: int, length: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> KVCache:
+        """An empty cache for `batch` rows of up to `length` positions, by default of the norms' dtype and device."""
+        # norms are never quantized, so they have the dtype of the activations
+        like = next((m.weight for m in self.modules() if isinstance(m, RMSNorm)), next(self.parameters()))
+        return KVCache(
+            [int(layer) for layer in self.mid],
+            batch=batch,
+            num_kv_heads=self.config.num_kv_heads,
+            length=length,
+            head_dim=self.config.head_dim,
+            dtype=dtype or like.dtype,
+            device=device or like.device,
+        )
+
+
+# Hugging Face's name -> ours, for every tensor that a Llama may have
+NAMES: dict[str, str] = {
+    "model.embed_tokens.weight": "begin.embed.weight",
+    "model.layers.{i}.input_layernorm.weight": "mid.{i}.attention_norm.weight",
+    "model.layers.{i}.self_attn.q_proj.weight": "mid.{i}.attention.q.weight",
+    "model.layers.{i}.self_attn.q_proj.bias": "mid.{i}.attention.q.bias",
+    "model.layers.{i}.self_attn.k_proj.weight": "mid.{i}.attention.k.weight",
+    "model.layers.{i}.self_attn.k_proj.bias": "mid.{i}.attention.k.bias",
+    "model.layers.{i}.self_attn.v_proj.weight": "mid.{i}.attention.v.weight",
+    "model.layers.{i}.self_attn.v_proj.bias": "mid.{i}.attention.v.bias",
+    "model.layers.{i}.self_attn.o_proj.weight": "mid.{i}.attention.o.weight",
+    "model.layers.{i}.self_attn.o_proj.bias": "mid.{i}.attention.o.bias",
+    "model.layers.{i}.post_attention_layernorm.weight": "mid.{i}.mlp_norm.weight",
+    "model.layers.{i}.mlp.gate_proj.weight": "mid.{i}.mlp.gate.weight",
+    "model.layers.{i}.mlp.gate_proj.bias": "mid.{i}.mlp.gate.bias",
+    "model.layers.{i}.mlp.up_proj.weight": "mid.{i}.mlp.up.weight",
+    "model.layers.{i}.mlp.up_proj.bias": "mid.{i}.mlp.up.bias",
+    "model.layers.{i}.mlp.down_proj.weight": "mid.{i}.mlp.down.weight",
+    "model.layers.{i}.mlp.down_proj.bias": "mid.{i}.mlp.down.bias",
+    "model.norm.weight": "end.norm.weight",
+    "lm_head.weight": "end.head.weight",
+}
+
+
+def _preset(layers: int, dim: int, hidden: int, heads: int, kv_heads: int, **more: Any) -> Config:
+    values: dict[str, Any] = {"vocab_size": 32_000, "max_positions": 4_096} | more
+    values |= {"num_layers": layers, "dim": dim, "hidden_dim": hidden}
+    return Config(num_heads=heads, num_kv_heads=kv_heads, head_dim=dim // heads, **values)
+
+
+def _llama3_rope(factor: float) -> Rope:
+    return Rope(kind="llama3", theta=500_000.0, factor=factor, original_max_positions=8_192)
+
+
+_V3: dict[str, Any] = {"vocab_size": 128_256, "max_positions": 8_192, "rope": Rope(theta=500_000.0)}
+_V31: dict[str, Any] = {"vocab_size": 128_256, "max_positions": 131_072, "rope": _llama3_rope(8.0)}
+_V32: dict[str, Any] = _V31 | {"rope": _llama3_rope(32.0), "tie_embeddings": True}
+_CODE: dict[str, Any] = {"vocab_size": 32_016, "max_positions": 16_384, "rope": Rope(theta=1_000_000.0)}
+
+# The sizes people name, from the config.json of each release: layers, C, hidden width, H, K
+PRESETS: dict[str, Config] = {
+    "TinyLlama-1.1B": _preset(22, 2048, 5632, 32, 4, max_positions=2_048),
+    "Llama-2-7b": _preset(32, 4096, 11008, 32, 32),
+    "Llama-2-13b": _preset(40, 5120, 13824, 40, 40),
+    "Llama-2-70b": _preset(80, 8192, 28672, 64, 8),
+    "Llama-3-8B": _preset(32, 4096, 14336, 32, 8, **_V3),
+    "Llama-3-70B": _preset(80, 8192, 28672, 64, 8, **_V3),
+    "Llama-3.1-8B": _preset(32, 4096, 14336, 32, 8, **_V31),
+    "Llama-3.1-70B": _preset(80, 8192, 28672, 64, 8, **_V31),
+    "Llama-3.1-405B": _preset(126, 16384, 53248, 128, 8, **_V31),
+    "Llama-3.2-1B": _preset(16, 2048, 8192, 32, 8, **_V32),
+    "Llama-3.2-3B": _preset(28, 3072, 8192, 24, 8, **_V32),
+    "CodeLlama-7b": _preset(32, 4096, 11008, 32, 32, **_CODE),
+    "CodeLlama-13b": _preset(40, 5120, 13824, 40, 40, **_CODE),
+    "CodeLlama-34b": _preset(48, 8192, 22016, 64, 8, **(_CODE | {"vocab_size": 32_000})),
+    "CodeLlama-70b": _preset(80, 8192, 28672, 64, 8, **_CODE),
+}

@@ -1,0 +1,200 @@
+"""llama2.c and Meta checkpoints: synthetic ones written here in Meta's layout, and the trained stories260K."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llm_blocks
+import llm_sepweight
+from llm_blocks import find_importer, testing
+from llm_model_llama import Config, Model
+from llm_sepweight import WeightsError
+
+CONFIG = Config(
+    vocab_size=20, dim=16, hidden_dim=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, max_positions=4096
+)
+META = {
+    "attention_norm": "attention_norm",
+    "attention.q": "attention.wq",
+    "attention.k": "attention.wk",
+    "attention.v": "attention.wv",
+    "attention.o": "attention.wo",
+    "mlp_norm": "ffn_norm",
+    "mlp.gate": "feed_forward.w1",
+    "mlp.down": "feed_forward.w2",
+    "mlp.up": "feed_forward.w3",
+}
+
+
+def _pairs(weight: torch.Tensor) -> torch.Tensor:
+    """The rows of each head from half and half to neighbouring pairs, one row at a time."""
+    rows = []
+    for head in weight.split(CONFIG.head_dim):
+        half = CONFIG.head_dim // 2
+        rows += [head[i // 2 + half * (i % 2)] for i in range(CONFIG.head_dim)]
+    return torch.stack(rows)
+
+
+def _in_metas_layout(model: Model) -> dict[str, torch.Tensor]:
+    ours = model.state_dict()
+    out = {"tok_embeddings.weight": ours["begin.embed.weight"], "norm.weight": ours["end.norm.weight"]}
+    for layer in range(CONFIG.num_layers):
+        for key, name in META.items():
+            weight = ours[f"mid.{layer}.{key}.weight"]
+            out[f"layers.{layer}.{name}.weight"] = _pairs(weight) if name.endswith(("wq", "wk")) else weight
+    return out | {"output.weight": ours["end.head.weight"]}
+
+
+@pytest.fixture
+def model() -> Any:
+    return llm_blocks.new_model(CONFIG, std=0.2)
+
+
+def _write_llama2c(model: Model, path: Path, *, length: int = 8) -> None:
+    c, tensors = CONFIG, _in_metas_layout(model)
+    header = (c.dim, c.hidden_dim, c.num_layers, c.num_heads, c.num_kv_heads, -c.vocab_size, length)
+    order = ["tok_embeddings.weight"]
+    order += [f"layers.{layer}.{name}.weight" for name in META.values() for layer in range(c.num_layers)]
+    parts = [tensors[name].flatten() for name in [*order, "norm.weight"]]
+    parts += [torch.zeros(length * c.head_dim), tensors["output.weight"].flatten()]
+    path.write_bytes(struct.pack("<7i", *header) + torch.cat(parts).detach().numpy().tobytes())
+
+
+def test_llama2c_with_its_own_head_becomes_the_same_model(model: Any, tmp_path: Path) -> None:
+    _write_llama2c(model, tmp_path / "model.bin")
+    config, tensors = find_importer("llama2c")(tmp_path / "model.bin")
+    found = dict(tensors)
+    assert (config.max_positions, config.tie_embeddings, config.num_kv_heads) == (8, False, 2)
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_tensors_come_in_the_order_of_sepweight_files(model: Any, tmp_path: Path) -> None:
+    _write_llama2c(model, tmp_path / "model.bin")
+    _, tensors = find_importer("llama2c")(tmp_path / "model.bin")
+    sections = [".".join(name.split(".")[:2]) if name[0] == "m" else name.split(".")[0] for name, _ in tensors]
+    assert list(dict.fromkeys(sections)) == ["begin", "mid.0", "mid.1", "end"]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda data: data[:-4], "has .* bytes, its header asks for"),
+        (lambda data: data + bytes(4), "has .* bytes, its header asks for"),
+        (lambda data: data[:20], "too few for a llama2.c header"),
+        (lambda data: struct.pack("<i", -5) + data[4:], "no llama2.c model, its header reads"),
+        (lambda data: struct.pack("<i", 2**31 - 1) + data[4:], "no llama2.c model|its header asks for"),
+        (lambda data: data[:8] + struct.pack("<i", 2**31 - 1) + data[12:], "no llama2.c model"),
+    ],
+)
+def test_a_damaged_llama2c_file_is_refused(model: Any, tmp_path: Path, change: Any, rule: str) -> None:
+    path = tmp_path / "model.bin"
+    _write_llama2c(model, path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(WeightsError, match=rf"model\.bin.*({rule})"):
+        find_importer("llama2c")(path)
+
+
+def _write_meta(model: Model, folder: Path, shards: int, params: dict[str, Any]) -> None:
+    """Model-parallel shards as Llama 2 has them: the embedding is cut along its width."""
+    dims = {"wo": 1, "w2": 1, "tok_embeddings": 1, "norm": None, "attention_norm": None, "ffn_norm": None}
+    folder.mkdir()
+    tensors = _in_metas_layout(model)
+    for shard in range(shards):
+        cut = {}
+        for name, tensor in tensors.items():
+            dim = dims.get(name.split(".")[-2], 0)
+            cut[name] = tensor if dim is None else tensor.chunk(shards, dim)[shard].clone()
+        torch.save(cut | {"rope.freqs": torch.zeros(2)}, folder / f"consolidated.{shard:02d}.pth")
+    (folder / "params.json").write_text(json.dumps(params))
+
+
+PARAMS: dict[str, Any] = {
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "norm_eps": 1e-5,
+    "vocab_size": -1,
+    "multiple_of": 8,
+}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_metas_shards_become_the_same_model(model: Any, tmp_path: Path, shards: int) -> None:
+    _write_meta(model, tmp_path / "meta", shards, PARAMS)
+    config, tensors = find_importer("meta")(tmp_path / "meta")
+    assert config == CONFIG
+    found = dict(tensors)
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "theta", "length"),
+    [
+        ({"rope_theta": 500000.0}, "default", 5e5, 8192),
+        ({"rope_theta": 1000000.0}, "default", 1e6, 16384),
+        ({"rope_theta": 500000.0, "use_scaled_rope": True}, "llama3", 5e5, 131072),
+        ({"max_seq_len": 77}, "default", 1e4, 77),
+    ],
+)
+def test_metas_rotary_settings_tell_the_release(
+    model: Any, tmp_path: Path, more: dict[str, Any], kind: str, theta: float, length: int
+) -> None:
+    _write_meta(model, tmp_path / "meta", 1, PARAMS | more)
+    config, _ = find_importer("meta")(tmp_path / "meta")
+    assert (config.rope.kind, config.rope.theta, config.max_positions) == (kind, theta, length)
+
+
+def test_metas_unknown_parameters_and_wrong_shapes_are_refused(model: Any, tmp_path: Path) -> None:
+    _write_meta(model, tmp_path / "a", 1, PARAMS | {"lora_args": {"rank": 16}})
+    with pytest.raises(ValueError, match=r"params\.json has the key 'lora_args'"):
+        find_importer("meta")(tmp_path / "a")
+    _write_meta(model, tmp_path / "b", 1, PARAMS | {"dim": 32})
+    _, tensors = find_importer("meta")(tmp_path / "b")
+    with pytest.raises(WeightsError, match=r"has shape .*, params\.json asks for"):
+        list(tensors)
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """stories260K as a sepweight folder, and its greedy ids."""
+    if "LLM_TEST_DATA" not in os.environ:
+        pytest.skip("LLM_TEST_DATA is unset: it names the folder with the trained model stories260K")
+    source = Path(os.environ["LLM_TEST_DATA"]) / "models" / "stories260K"
+    config, tensors = find_importer("llama2c")(source / "stories260K.bin")
+    folder = tmp_path_factory.mktemp("converted") / "stories260K"
+    llm_sepweight.write(folder, tensors, config=config.to_hf())
+    return folder, json.loads((source / "greedy.json").read_text())["greedy_ids"]
+
+
+def test_stories260k_continues_exactly_as_its_record(stories: tuple[Path, list[int]]) -> None:
+    folder, wanted = stories
+    model = llm_blocks.load(folder)
+    assert testing.greedy(model, [1], len(wanted)) == wanted
+
+
+@torch.inference_mode()
+def test_stories260k_continues_exactly_through_two_slices(stories: tuple[Path, list[int]]) -> None:
+    folder, wanted = stories
+    begin, end = llm_blocks.load(folder, "b 0-2"), llm_blocks.load(folder, "2-5 e")
+    caches = begin.new_cache(1, len(wanted)), end.new_cache(1, len(wanted))
+    ids, found = torch.tensor([[1]]), []
+    for _ in wanted:
+        ids = end(begin(ids, caches[0]), caches[1], last_only=True)[:, -1].argmax(-1, keepdim=True)
+        found.append(int(ids))
+    assert found == wanted
+
+
+def test_stories260k_saved_for_hugging_face_continues_in_transformers(
+    stories: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    folder, wanted = stories
+    testing.check_saved(llm_blocks.load(folder), tmp_path / "hf", torch.tensor([[1, *wanted[:50]]]))
