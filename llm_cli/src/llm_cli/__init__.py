@@ -1,6 +1,25 @@
 """The llm command and the LLM class: the whole family composed."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__: list[str] = []
+from llm_cli.models import demo_folder
+
+if TYPE_CHECKING:
+    from llm_cli.llm import LLM
+
+__all__ = ["LLM", "demo_folder"]
 __version__ = version("llm_cli")
+
+
+def __getattr__(name: str) -> Any:
+    """`LLM` on first use, so that importing this package imports no torch."""
+    if name == "LLM":
+        from llm_cli.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,38 @@
+"""The `llm` command; `python -m llm_cli` is the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+from llm_cli import errors
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.excepthook = tell_fault
+    from llm_cli.app import run
+
+    try:
+        code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = errors.FAILED
+    sys.exit(code)
+
+
+def tell_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """One sentence for an error nobody foresaw; its traceback with --debug. Python then exits with 1."""
+    from llm_cli.argv import split_debug
+
+    argv, debug = split_debug(sys.argv[1:])
+    text = errors.formatted_traceback(error) if debug else ""
+    text += f"llm: error: {errors.explain_fault(error)}\n"
+    sys.stderr.write(errors.redact(text, errors.secrets(argv)))
+
+
+if __name__ == "__main__":
+    main()

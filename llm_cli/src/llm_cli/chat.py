@@ -1,0 +1,161 @@
+"""A conversation with a model, without a terminal: history, trimming, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_cli.errors import suggestion
+from llm_cli.options import Options
+from llm_cli.reading import PromptCache
+from llm_sepweight.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from llm_cli.completion import Completion
+    from llm_cli.generation import Generation
+    from llm_cli.llm import LLM
+    from llm_cli.prompts import Message
+
+SETTINGS: dict[str, Callable[[str], Any]] = {
+    "max_new_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "typical_p": float,
+    "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "seed": int,
+    "stop": str,
+}
+
+
+class ChatSession:
+    """Turns with a model. Each answer reads only what is new, and the oldest turns go when the context is full.
+
+    A model without a chat template continues the text: what was said so far and the new line, as they are.
+    `notice` is told what a person should know besides the answers.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        sys_prompt: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.messages: list[Message] = []
+        self.settings: dict[str, Any] = dict(settings or {})
+        self.last: Completion | None = None
+        self.sys_prompt: str | None = None
+        self._llm, self._notice = llm, notice
+        self._templated = llm.tokenizer.chat_template is not None
+        self._cache = PromptCache()
+        self._sent_from = 0  # messages before this one are left out, because the context is full
+        self._answers = 0
+        self.set_system(sys_prompt)
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Say something; the pieces of the answer as they come. Leaving the iterator early keeps what has come.
+
+        Raises ValueError, with the history unchanged, for a text that can't be answered (longer than the context).
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            return self._answer(self._start())
+        except ValueError:
+            self.messages.pop()
+            raise
+
+    def regenerate(self) -> Iterator[str]:
+        """Answer the last question again, in place of the last answer."""
+        if not self.messages:
+            raise ValueError("there is no answer to make again yet; ask something first")
+        turn = self.messages[-2:]
+        del self.messages[-2:]
+        try:
+            return self.ask(turn[0]["content"])
+        except ValueError:
+            self.messages += turn
+            raise
+
+    def clear(self) -> None:
+        """Forget every turn; the system prompt and the settings stay."""
+        self.messages.clear()
+        self._sent_from = 0
+
+    def set_system(self, text: str | None) -> None:
+        """Set or (None) remove the system prompt. Raises ValueError for a model without a chat template."""
+        if text is not None and not self._templated:
+            raise ValueError("a system prompt needs a chat template, and this model has none; say it in the prompt")
+        self.sys_prompt = text
+
+    def set(self, key: str, value: str) -> Any:
+        """Change a setting from its text ("none" for its default); the new value. Raises ValueError."""
+        if key not in SETTINGS:
+            hint = suggestion(key, SETTINGS) or f"; there are {', '.join(SETTINGS)}"
+            raise ValueError(f"there is no setting {key!r}{hint}")
+        if value.lower() == "none":
+            self.settings.pop(key, None)
+            return None
+        try:
+            new = SETTINGS[key](value)
+        except ValueError:
+            raise ValueError(f"{key} must be a number, not {value!r}") from None
+        Options(**{**self.settings, key: new})  # raises for a value outside its range
+        self.settings[key] = new
+        return new
+
+    def save(self, path: str | Path) -> Path:
+        """Write the conversation as JSON: {"messages": [...], "settings": {...}}. Never overwrites a file."""
+        target = Path(path).expanduser()
+        if target.exists():
+            raise ValueError(f"'{target}' exists already; give another name")
+        system = [] if self.sys_prompt is None else [{"role": "system", "content": self.sys_prompt}]
+        text = json.dumps({"messages": system + self.messages, "settings": self.settings}, ensure_ascii=False, indent=2)
+        with atomic_file(target) as file:
+            file.write(text.encode() + b"\n")
+        return target
+
+    def _start(self) -> Generation:
+        """Leave out as many of the oldest turns as an answer needs room, and begin it."""
+        limit = self._llm.context_length
+        room = min(self.settings.get("max_new_tokens", 50), limit // 4)
+        left_out = 0
+        while True:
+            ids = self._encode(self.messages[self._sent_from :])
+            if len(ids) + room <= limit or self._sent_from + 1 >= len(self.messages):
+                break
+            self._sent_from += 2
+            left_out += 1
+        if left_out:
+            turns = "the oldest turn is" if left_out == 1 else f"the {left_out} oldest turns are"
+            self._notice(f"the context of {limit} tokens is full: {turns} left out from now on")
+        return self._llm.start(ids, cache=self._cache, **self._options())
+
+    def _encode(self, messages: list[Message]) -> list[int]:
+        if self._templated:
+            return self._llm.encode(messages, sys_prompt=self.sys_prompt)
+        return self._llm.encode("".join(message["content"] for message in messages))
+
+    def _options(self) -> dict[str, Any]:
+        """The settings; a seed gives each answer its own, so that an answer made again differs."""
+        seed = self.settings.get("seed")
+        return {**self.settings, "seed": None if seed is None else seed + self._answers}
+
+    def _answer(self, run: Generation) -> Iterator[str]:
+        self._answers += 1
+        try:
+            for piece in run:
+                yield piece.text
+        finally:
+            # Also when the caller left early or Ctrl-C came: what was said is part of the conversation.
+            self.last = run.completions[0]
+            if self.last.token_ids:
+                self.messages.append({"role": "assistant", "content": self.last.text})
+            else:
+                self.messages.pop()

@@ -1,0 +1,134 @@
+"""`llm chat`: talk with a model in a terminal, or with lines from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from llm_cli.commands.sampling import DEFAULT_SAMPLING, AccessToken, Model, Precision, Sampling, SystemPrompt
+from llm_cli.errors import usage
+
+if TYPE_CHECKING:
+    from llm_cli.chat import ChatSession
+
+PROMPT = ">> Prompt: "
+MORE = "...        "
+REPLY = ">> Reply: "
+
+
+def chat(
+    model: Model = None,
+    /,
+    *,
+    sys_prompt: SystemPrompt = None,
+    max_new_tokens: Annotated[int, Parameter(help="Most tokens of an answer.")] = 512,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    precision: Precision = None,
+    multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
+    access_token: AccessToken = None,
+) -> None:
+    """Talk with a model: it remembers the turns, and /help lists commands. Ctrl-C stops an answer, Ctrl-D leaves."""
+    settings = {"max_new_tokens": max_new_tokens, **sampling.given()}
+    from llm_cli.chat import ChatSession
+    from llm_cli.llm import LLM
+    from llm_cli.options import Options
+
+    with usage():  # a wrong value is told before the weights are read
+        Options(**settings)
+    llm = LLM.load(model, access_token=access_token, distribute=None)
+    session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=_notice)
+    llm.distribute(precision=precision)
+    if llm.tokenizer.chat_template is None:
+        _notice("this model has no chat template, so it continues the text instead of answering")
+    if sys.stdin.isatty():
+        _notice("/help lists the commands; Ctrl-D leaves")
+    talk(session, line_reader(), multiline=multiline)
+
+
+def talk(session: ChatSession, read: Callable[[str], str], *, multiline: bool = False) -> None:
+    """Read, answer, repeat, until /exit, the end of the input, or Ctrl-C twice in a row.
+
+    `read` shows a prompt and gives the next line, raises EOFError at the end and KeyboardInterrupt on Ctrl-C.
+    Answers go to stdout, everything else to stderr.
+    """
+    from llm_cli.slash import respond
+
+    interrupts = 0
+    while interrupts < 2:
+        try:
+            text = _read_text(read, multiline)
+            if text.strip():
+                outcome = respond(session, text)
+                if outcome.leave:
+                    return
+                if outcome.notice:
+                    _notice(outcome.notice)
+                if outcome.answer is not None:
+                    _show(session, outcome.answer)
+            interrupts = 0
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            interrupts += 1
+            _notice("" if interrupts > 1 else "\n(Ctrl-C again or Ctrl-D leaves)")
+        except ValueError as error:
+            _notice(str(error))
+
+
+def line_reader() -> Callable[[str], str]:
+    """A function that reads a line: with editing and history on a terminal, else from the pipe with no prompt shown."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _piped_line
+    with contextlib.suppress(ImportError):  # Windows has none: its console edits lines itself
+        import readline  # noqa: F401  importing it gives input() editing and history
+    return input
+
+
+def _piped_line(_prompt: str) -> str:
+    text = sys.stdin.readline()
+    if not text:
+        raise EOFError
+    return text.removesuffix("\n")
+
+
+def _read_text(read: Callable[[str], str], multiline: bool) -> str:
+    """One line, or with `multiline` the lines up to an empty one, `!submit`, or the end of the input."""
+    line = read(PROMPT)
+    if not multiline or line.startswith("/"):
+        return line
+    lines = []
+    while line.strip() not in ("", "!submit"):
+        lines.append(line)
+        try:
+            line = read(MORE)
+        except EOFError:
+            break
+    return "\n".join(lines)
+
+
+def _show(session: ChatSession, answer: Iterator[str]) -> None:
+    """Write an answer as it comes, and its speed after it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(REPLY)
+        sys.stderr.flush()
+    try:
+        for piece in answer:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    last = session.last
+    assert last is not None
+    speed = f", {last.tokens_per_second:.1f} tokens/s" if last.tokens_per_second else ""
+    ended = "; max_new_tokens or the context ended it" if last.finish_reason == "length" else ""
+    _notice(f"({len(last.token_ids)} tokens{speed}{ended})")
+
+
+def _notice(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

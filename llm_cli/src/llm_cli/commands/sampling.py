@@ -1,0 +1,41 @@
+"""The options of sampling, the same in every command that generates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Precision = Annotated[
+    Literal["32-true", "bf16-true", "16-true"] | None,
+    Parameter(help="Default: the checkpoint's own; on a CPU half types run as bf16-true, or 32-true without BF16."),
+]
+Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
+SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
+AccessToken = Annotated[str | None, Parameter(help="Hub token, for models that need one.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to draw tokens and when to stop; flags of the command line by the same names."""
+
+    top_k: Annotated[int | None, Parameter(help="Draw from the k most probable tokens.")] = 50
+    top_p: Annotated[float, Parameter(help="Draw from the most probable tokens that have this mass together.")] = 1.0
+    temperature: Annotated[float, Parameter(help="0 always takes the most probable token.")] = 0.8
+    min_p: Annotated[float | None, Parameter(help="Leave out tokens below this share of the best one's mass.")] = None
+    typical_p: Annotated[float | None, Parameter(help="Locally typical sampling with this mass.")] = None
+    repetition_penalty: Annotated[float | None, Parameter(help="Above 1 discourages tokens seen before.")] = None
+    presence_penalty: Annotated[float | None, Parameter(help="Subtracted once from tokens of the answer.")] = None
+    frequency_penalty: Annotated[float | None, Parameter(help="Subtracted for each use of a token.")] = None
+    stop: Annotated[list[str] | None, Parameter(help="A text that ends the answer; may be repeated.")] = None
+    seed: Annotated[int | None, Parameter(help="Repeats a run; sample or answer i draws with seed + i.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that have a value, as keywords of `LLM.generate`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+DEFAULT_SAMPLING = Sampling()

@@ -1,0 +1,169 @@
+"""One generation: prompts as ids in, pieces of text and completions out. Shapes: B batch, T time, V vocabulary."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import llm_sampler
+from llm_cli.completion import Completion, Piece, Row, TokenLogprob
+from llm_cli.options import Options
+from llm_cli.reading import PromptCache, padded, prefill, rounded, spread
+from llm_cli.stopping import StopText
+from llm_tokenizer import Tokenizer
+
+
+class Generation:
+    """Iterate (once) for the pieces as they come; leaving early is allowed.
+
+    `completions` has what there is so far: prompt by prompt, and sample by sample of each. What can be wrong with
+    prompts and options raises ValueError here, before any work.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        options: Options,
+        *,
+        tokenizer: Tokenizer | None,
+        limit: int,
+        fixed_length: int | None = None,
+        cache: PromptCache | None = None,
+    ) -> None:
+        check_prompts(prompts, vocab_size=model.config.vocab_size, limit=limit)
+        if options.stop_texts and tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, which this checkpoint lacks; stop at ids instead")
+        if cache is not None and (len(prompts) > 1 or options.num_samples > 1):
+            raise ValueError("a PromptCache goes with one prompt and one sample; leave it out for several")
+        self._model, self._prompts, self._options, self._cache = model, prompts, options, cache
+        self._limit, self._fixed_length = limit, fixed_length
+        self._end_ids = options.end_ids(tokenizer)
+        self._rows = [
+            Row(
+                prompt_tokens=len(ids),
+                budget=min(options.max_new_tokens, limit - len(ids)),
+                stop=StopText(options.stop_texts),
+                stream=None if tokenizer is None else tokenizer.stream(),
+                min_new_tokens=options.min_new_tokens,
+            )
+            for ids in prompts
+            for _ in range(options.num_samples)
+        ]
+        self._kv: Any = None
+        self._steps = self._sampler_steps()
+        self._pieces = self._run()
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self._pieces
+
+    @property
+    def completions(self) -> list[Completion]:
+        return [row.completion(with_logprobs=self._options.logprobs is not None) for row in self._rows]
+
+    def finish(self) -> list[Completion]:
+        """Run to the end; the completions."""
+        for _ in self:
+            pass
+        return self.completions
+
+    def _sampler_steps(self) -> Iterator[llm_sampler.Step]:
+        samples, seed = self._options.num_samples, self._options.seed
+        device = next(self._model.parameters()).device
+        ids = [ids for ids in self._prompts for _ in range(samples)]
+        return llm_sampler.steps(
+            self._forward,
+            padded(ids).to(device),
+            lengths=torch.tensor([len(row) for row in ids], device=device),
+            cached=True,
+            max_new_tokens=[row.budget for row in self._rows],
+            end_ids=self._end_ids,
+            seeds=None if seed is None else [seed + i for _ in self._prompts for i in range(samples)],
+            **self._options.sampling(),
+        )
+
+    @torch.inference_mode()
+    def _run(self) -> Iterator[Piece]:
+        began, waited = time.perf_counter(), 0.0
+        for step in self._steps:
+            ids = step.ids.tolist()
+            seconds = time.perf_counter() - began - waited
+            logprobs = _logprobs(step, ids)
+            handed_over = time.perf_counter()
+            for index, row in enumerate(self._rows):
+                if row.finish_reason is None:
+                    row.logprobs += logprobs[index : index + 1]
+                    yield Piece(row=index, id=ids[index], text=row.push(ids[index], self._end_ids, seconds))
+            waited += time.perf_counter() - handed_over  # what the caller does with a piece is no part of our speed
+            if all(row.finish_reason is not None for row in self._rows):
+                return
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """The logits (B, 1, V) after the ids (B, T) that the sampler hands in: the prompts first, then (B, 1) each."""
+        if self._kv is None:
+            return self._read_prompts()
+        # A row that has ended goes on while there is room: rows that advance together are the fast case.
+        counts = [min(1, self._kv.capacity - length) for length in self._kv.lengths]
+        logits = self._model(ids, self._kv, counts=None if all(counts) else counts, last_only=True)
+        if self._cache is not None:
+            self._cache.extend(ids[0].tolist())
+        return logits
+
+    def _read_prompts(self) -> Tensor:
+        samples, prompts = self._options.num_samples, self._prompts
+        length = max(row.prompt_tokens + row.budget for row in self._rows)
+        length = self._fixed_length or rounded(length, self._limit)
+        if self._cache is not None:
+            self._kv = self._cache.prepare(self._model, prompts[0], length)
+            self._rows[0].cached_tokens = self._kv.lengths[0]
+            logits = prefill(self._model, self._kv, prompts)
+            self._cache.extend(prompts[0][self._rows[0].cached_tokens :])
+            return logits
+        self._kv = self._model.new_cache(len(prompts), length if samples == 1 else max(map(len, prompts)))
+        logits = prefill(self._model, self._kv, prompts)
+        if samples > 1:  # the prompt is read once, however many samples continue it
+            self._kv = spread(self._model, self._kv, samples, length)
+            logits = logits.repeat_interleave(samples, dim=0)
+        return logits
+
+
+def texts_of(run: Generation) -> Iterator[str]:
+    """The pieces of text of a generation with one row, without the empty ones."""
+    return (piece.text for piece in run if piece.text)
+
+
+def ids_of(run: Generation) -> Iterator[Tensor]:
+    """The ids (1,) of a generation with one row."""
+    return (torch.tensor([piece.id]) for piece in run)
+
+
+def check_prompts(prompts: list[list[int]], *, vocab_size: int, limit: int) -> None:
+    """Raise ValueError for a prompt that is empty, holds an id outside the vocabulary or leaves no room for an answer.
+
+    `limit` is the number of tokens that prompt and answer may have together.
+    """
+    for ids in prompts:
+        if not ids:
+            raise ValueError("the prompt is empty and this tokenizer puts no BOS id in front; write at least a word")
+        wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
+        if wrong is not None:
+            raise ValueError(f"the prompt holds the id {wrong}, but this model knows the ids 0 to {vocab_size - 1}")
+        if len(ids) >= limit:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and the context holds {limit}, the answer included; "
+                f"shorten the prompt to {limit - 1} tokens or fewer, or use a model with a longer context"
+            )
+
+
+def _logprobs(step: llm_sampler.Step, ids: list[int]) -> list[TokenLogprob]:
+    """One entry a row, or none where none were asked for."""
+    if step.logprobs is None:
+        return []
+    top: list[list[tuple[int, float]]] = [[] for _ in ids]
+    if step.top_ids is not None and step.top_logprobs is not None:
+        rows = zip(step.top_ids.tolist(), step.top_logprobs.tolist(), strict=True)
+        top = [list(zip(*row, strict=True)) for row in rows]
+    chosen = step.logprobs.tolist()
+    return [TokenLogprob(id=i, logprob=c, top=tuple(t)) for i, c, t in zip(ids, chosen, top, strict=True)]

@@ -1,0 +1,280 @@
+"""The class that composes the family: weights, model, tokenizer and sampler. Shapes: B batch, T time, V vocabulary."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, Unpack, overload
+
+import torch
+from torch import Tensor
+
+from llm_cli import models
+from llm_cli.benchmark import Measures, run_benchmark
+from llm_cli.completion import Completion
+from llm_cli.generation import Generation, ids_of, texts_of
+from llm_cli.options import GenerateOptions, Options
+from llm_cli.placement import Placement, place
+from llm_cli.prompts import Prompt, Prompts, as_list, encode_prompt
+from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer, write_checkpoint
+from llm_tokenizer import Tokenizer
+
+
+class LLM:
+    """A language model with its tokenizer: `LLM.load(...)`, then `generate`."""
+
+    def __init__(self, source: Source, tokenizer: Tokenizer | None) -> None:
+        self._source, self._tokenizer = source, tokenizer
+        self._model: Any = None
+        self._placement: Placement | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        init: Literal["pretrained", "random"] = "pretrained",
+        tokenizer_dir: str | Path | None = None,
+        access_token: str | None = None,
+        distribute: Literal["auto"] | None = "auto",
+        *,
+        seed: int = 0,
+    ) -> Self:
+        """Load a model: a folder, a name under checkpoints/, a hub id (fetched when absent), or None for the demo.
+
+        init="random" takes the name of a preset or a folder with config.json and needs `tokenizer_dir`; `seed` sets
+        the weights. distribute=None reads no weights until `.distribute(...)` says where they go.
+        Raises ValueError for anything that can't be loaded.
+        """
+        if init not in ("pretrained", "random"):
+            raise ValueError(f"init must be 'pretrained' or 'random', not {init!r}")
+        if distribute not in ("auto", None):
+            raise ValueError(f"distribute must be 'auto' or None (then call .distribute()), not {distribute!r}")
+        tokenizer = None if tokenizer_dir is None else resolve_tokenizer(tokenizer_dir, access_token)
+        if init == "random":
+            if model is None or tokenizer is None:
+                raise ValueError(
+                    "init='random' needs the name of a preset and tokenizer_dir=, a folder with a tokenizer"
+                )
+            llm = cls(random_weights(model, seed=seed), tokenizer)
+        else:
+            path = models.resolve(model, access_token=access_token)
+            llm = cls(pretrained(path), tokenizer or find_tokenizer(path))
+        if distribute == "auto":
+            llm.distribute()
+        return llm
+
+    def distribute(
+        self,
+        accelerator: str = "auto",
+        devices: str | int = "auto",
+        precision: str | None = None,
+        quantize: str | None = None,
+        generate_strategy: str | None = None,
+        fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
+    ) -> None:
+        """Read the weights onto a device, or move them where they are loaded already.
+
+        accelerator: "auto" takes cuda, else mps, else cpu. precision: "32-true", "bf16-true" or "16-true"; by default
+        the checkpoint's own, except that a CPU runs half types in bfloat16 where it has instructions for that and
+        else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
+        Raises ValueError for what this version doesn't have: quantize, generate_strategy, more than one device.
+        """
+        placement = place(
+            stored=self._source.stored_dtype(),
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            quantize=quantize,
+            generate_strategy=generate_strategy,
+            fixed_kv_cache_size=fixed_kv_cache_size,
+        )
+        if self._model is None:
+            self._model = self._source.build(placement)
+        else:
+            self._model.to(device=placement.device, dtype=placement.dtype)
+        self._placement = placement
+
+    @property
+    def model(self) -> Any:
+        """The `torch.nn.Module`. Raises ValueError before `.distribute()` when loaded with distribute=None."""
+        if self._model is None:
+            raise ValueError("the weights are not loaded yet (distribute=None); call .distribute() first")
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def config(self) -> Any:
+        """The architecture's Config."""
+        return self._source.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ValueError where the checkpoint has none; ids work without it."""
+        if self._tokenizer is None:
+            raise ValueError("this checkpoint has no tokenizer; load with tokenizer_dir=, or work with ids alone")
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        fixed = None if self._placement is None else self._placement.fixed_kv_cache_size
+        return min(fixed, self.config.max_positions) if isinstance(fixed, int) else self.config.max_positions
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits (B, T, V) of ids (B, T), wherever they are; gradients as torch's mode and the weights have it."""
+        return self.model(input_ids.to(self.device))
+
+    __call__ = forward
+
+    def encode(self, prompt: Prompt, *, sys_prompt: str | None = None, raw: bool = False) -> list[int]:
+        """The ids that `generate` would give the model for one prompt, in its chat template if it has one."""
+        return encode_prompt(prompt, self._tokenizer, sys_prompt=sys_prompt, raw=raw)
+
+    def start(
+        self,
+        prompt: Prompt | Prompts,
+        *,
+        logprobs: int | None = None,
+        num_samples: int = 1,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """A generation to iterate over: pieces of text as they come, with `completions` at any time.
+
+        The arguments are those of `generate`. Raises ValueError for what is wrong with them, before any work.
+        """
+        rest: dict[str, Any] = dict(options)
+        sys_prompt, raw, cache = rest.pop("sys_prompt", None), rest.pop("raw", False), rest.pop("cache", None)
+        prompts = [self.encode(one, sys_prompt=sys_prompt, raw=raw) for one in as_list(prompt)[0]]
+        fixed = self._placement is not None and self._placement.fixed_kv_cache_size is not None
+        return Generation(
+            self.model,
+            prompts,
+            Options(logprobs=logprobs, num_samples=num_samples, **rest),
+            tokenizer=self._tokenizer,
+            limit=self.context_length,
+            fixed_length=self.context_length if fixed else None,
+            cache=cache,
+        )
+
+    def complete(
+        self,
+        prompt: Prompt | Prompts,
+        *,
+        logprobs: int | None = None,
+        num_samples: int = 1,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Completion]:
+        """Like `generate`, with all that is known of each continuation: prompt by prompt, and sample by sample."""
+        return self.start(prompt, logprobs=logprobs, num_samples=num_samples, **options).finish()
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal[False] = False,
+        return_as_token_ids: Literal[False] = False,
+        **options: Unpack[GenerateOptions],
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prompt: Prompts,
+        *,
+        stream: Literal[False] = False,
+        return_as_token_ids: Literal[False] = False,
+        **options: Unpack[GenerateOptions],
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, prompt: Prompt | Prompts, *, num_samples: int, **options: Unpack[GenerateOptions]
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal[True],
+        return_as_token_ids: Literal[False] = False,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[str]: ...
+    @overload
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal[True],
+        return_as_token_ids: Literal[True],
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Tensor]: ...
+    @overload
+    def generate(
+        self, prompt: Prompt, *, return_as_token_ids: Literal[True], **options: Unpack[GenerateOptions]
+    ) -> Tensor: ...
+    @overload
+    def generate(
+        self, prompt: Prompts, *, return_as_token_ids: Literal[True], **options: Unpack[GenerateOptions]
+    ) -> list[Tensor]: ...
+    @overload
+    def generate(self, prompt: Prompt, *, logprobs: int, **options: Unpack[GenerateOptions]) -> Completion: ...
+    @overload
+    def generate(self, prompt: Prompts, *, logprobs: int, **options: Unpack[GenerateOptions]) -> list[Completion]: ...
+    def generate(
+        self,
+        prompt: Prompt | Prompts,
+        *,
+        stream: bool = False,
+        return_as_token_ids: bool = False,
+        logprobs: int | None = None,
+        num_samples: int | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any:
+        """Continue a prompt: a text, messages (dicts with role and content), a list of ids, or a list of these.
+
+        A text or messages go through the checkpoint's chat template where it has one; `raw=True` leaves a text alone
+        and `sys_prompt` adds a system message. The prompt isn't part of the result. Prompts of unequal length run as
+        one batch. Prompt and answer share `context_length` tokens: a longer prompt raises, a longer answer ends there.
+
+        Gives a str; with stream=True an iterator of pieces (never half a character, never a part of a stop string);
+        with return_as_token_ids=True a Tensor (T,) int64, an end id included, or an iterator of (1,); with `logprobs`
+        (how many of the most probable ids to tell, 0 for the chosen alone) a Completion. A list of prompts gives a
+        list, and so does num_samples=n, prompt by prompt. The other options are the fields of `options.Options`:
+        max_new_tokens (50), temperature (1.0; 0 is greedy), top_k, top_p, min_p, typical_p, repetition_penalty,
+        presence_penalty, frequency_penalty, logit_bias, min_new_tokens, stop, ignore_eos, seed.
+        """
+        several = as_list(prompt)[1] or num_samples is not None
+        if not return_as_token_ids and logprobs is None and self._tokenizer is None:
+            raise ValueError("this checkpoint has no tokenizer to make text with; use return_as_token_ids=True")
+        if stream and (several or logprobs is not None):
+            raise ValueError("stream=True gives the text of one prompt; use start() to follow several, or logprobs")
+        run = self.start(prompt, logprobs=logprobs, num_samples=num_samples or 1, **options)
+        if stream:
+            return ids_of(run) if return_as_token_ids else texts_of(run)
+        results = [_result(one, return_as_token_ids, logprobs is not None) for one in run.finish()]
+        return results if several else results[0]
+
+    def benchmark(self, num_iterations: int = 1, **arguments: Any) -> tuple[str, Measures]:
+        """Generate and measure: the text of the last iteration, and numbers by name (lists for several iterations).
+
+        The arguments are those of `generate` for one prompt; it always streams, so that the first token is timed.
+        """
+        return run_benchmark(self, num_iterations, **arguments)
+
+    def save(self, out_dir: str | Path) -> None:
+        """Write a Hugging Face folder (config, weights, tokenizer) that `LLM.load` and transformers read.
+
+        The folder appears complete or not at all. Raises ValueError where a checkpoint stands already.
+        """
+        write_checkpoint(self.model, self._tokenizer, out_dir)
+
+
+def _result(completion: Completion, as_ids: bool, whole: bool) -> str | Tensor | Completion | None:
+    if whole:
+        return completion
+    return torch.tensor(completion.token_ids, dtype=torch.int64) if as_ids else completion.text

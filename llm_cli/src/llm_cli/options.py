@@ -1,0 +1,92 @@
+"""What a caller may ask of a generation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+import llm_sampler
+from llm_cli.reading import PromptCache
+from llm_tokenizer import Tokenizer
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The keywords that say how to continue a prompt; `Options` has their meaning and defaults."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | Tensor | None
+    stop: str | int | Sequence[str | int]
+    ignore_eos: bool
+    seed: int | None
+
+
+class GenerateOptions(SamplingOptions, total=False):
+    """The keywords of `LLM.generate`, `start` and `complete`: how to read the prompt, and how to continue it."""
+
+    sys_prompt: str | None
+    raw: bool
+    cache: PromptCache | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to continue a prompt. The filters are those of llm_sampler, which checks their values.
+
+    `stop` holds strings (the text ends before the first of them, wherever token borders are) and single ids.
+    Sample i of each prompt draws with `seed` + i, so a prompt and a seed give the same text in any company.
+    """
+
+    max_new_tokens: int = 50
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = 1.0
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | Tensor | None = None
+    stop: str | int | Sequence[str | int] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    num_samples: int = 1
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_samples"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1 up, not {value!r}")
+        if any(stop == "" or not isinstance(stop, str | int) for stop in self.stops):
+            raise ValueError(f"stop must hold non-empty strings or ids, not {self.stop!r}")
+        llm_sampler.SamplingOptions(**self.sampling())  # checks the values of the filters
+
+    @property
+    def stops(self) -> tuple[str | int, ...]:
+        """The stop strings and ids, also when one alone was given."""
+        return (self.stop,) if isinstance(self.stop, str | int) else tuple(self.stop)
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        return tuple(stop for stop in self.stops if isinstance(stop, str))
+
+    def end_ids(self, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+        """The ids that end a text: the tokenizer's, unless they are to be ignored, and those among the stops."""
+        own = () if tokenizer is None or self.ignore_eos else tokenizer.end_ids
+        return (*own, *(stop for stop in self.stops if isinstance(stop, int)))
+
+    def sampling(self) -> dict[str, Any]:
+        """The arguments that llm_sampler takes as they are."""
+        names = "temperature top_k top_p min_p typical_p repetition_penalty presence_penalty frequency_penalty"
+        return {name: getattr(self, name) for name in [*names.split(), "logit_bias", "min_new_tokens", "logprobs"]}

@@ -1,0 +1,94 @@
+"""Choose the device and the dtype that a model runs with."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+Precision = Literal["32-true", "bf16-true", "16-true"]
+PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model lives, in which dtype, and how many positions its cache may hold (None: its whole context)."""
+
+    device: torch.device
+    dtype: torch.dtype
+    fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None
+
+
+def place(
+    *,
+    stored: torch.dtype,
+    accelerator: str = "auto",
+    devices: str | int = "auto",
+    precision: str | None = None,
+    quantize: str | None = None,
+    generate_strategy: str | None = None,
+    fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
+) -> Placement:
+    """The placement that the settings of `LLM.distribute` ask for; `stored` is the checkpoint's own dtype.
+
+    Raises ValueError for a setting that is unknown or that this version doesn't offer.
+    """
+    _refuse_unavailable(devices, quantize, generate_strategy)
+    if not (fixed_kv_cache_size in (None, "max_model_supported") or _positive(fixed_kv_cache_size)):
+        raise ValueError(
+            f"fixed_kv_cache_size must be a positive number of tokens or 'max_model_supported', "
+            f"not {fixed_kv_cache_size!r}"
+        )
+    device = _device(accelerator)
+    return Placement(device=device, dtype=_dtype(precision, stored, device), fixed_kv_cache_size=fixed_kv_cache_size)
+
+
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX or AVX-512 on x86, the BF16 extension on Arm)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent from the oldest torch that we accept
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _refuse_unavailable(devices: str | int, quantize: str | None, generate_strategy: str | None) -> None:
+    if quantize is not None:
+        raise ValueError(
+            f"quantize={quantize!r} is not available in this version; "
+            f"leave it out, or halve the memory with precision='bf16-true'"
+        )
+    if generate_strategy is not None:
+        raise ValueError(
+            f"generate_strategy={generate_strategy!r} is not available in this version, "
+            f"which runs a model on one device; leave it out"
+        )
+    if devices != "auto" and not _positive(devices):
+        raise ValueError(f"devices must be 'auto' or a number from 1 up, not {devices!r}")
+    if devices not in ("auto", 1):
+        raise ValueError(f"devices={devices} is not available in this version, which runs a model on one device")
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator not in ACCELERATORS:
+        raise ValueError(f"accelerator must be one of {', '.join(ACCELERATORS)}, not {accelerator!r}")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    wanted = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
+    for name in wanted:
+        if present[name]:
+            return torch.device(name)
+    raise ValueError(f"accelerator {accelerator!r} is not present on this machine; use accelerator='auto' or 'cpu'")
+
+
+def _dtype(precision: str | None, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision asked for, else the checkpoint's own; on a CPU a half type runs as the fastest wide enough one."""
+    if precision is not None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+        return PRECISIONS[precision]
+    if stored not in PRECISIONS.values():
+        stored = torch.bfloat16
+    if device.type == "cpu" and stored != torch.float32:
+        return torch.bfloat16 if fast_bf16() else torch.float32
+    return stored

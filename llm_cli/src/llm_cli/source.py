@@ -1,0 +1,90 @@
+"""Where an `LLM` comes from (a checkpoint, or random numbers in the shape of a known model), and where it goes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import llm_blocks
+import llm_sepweight
+from llm_cli import models
+from llm_cli.errors import suggestion
+from llm_cli.placement import Placement
+from llm_tokenizer import Tokenizer
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model that can be put on a device: its config, and where to read it or None for random weights."""
+
+    config: Any
+    path: Path | None
+    seed: int = 0
+
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype that most bytes of the checkpoint have; bfloat16 for random weights. Reads headers alone."""
+        if self.path is None:
+            return torch.bfloat16
+        sizes: dict[torch.dtype, int] = {}
+        with llm_sepweight.open(self.path) as weights:
+            for info in map(weights.info, weights.names):
+                sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    def build(self, placement: Placement) -> Any:
+        """The model on its device, in evaluation mode."""
+        if self.path is not None:
+            return llm_blocks.load(self.path, device=placement.device, dtype=placement.dtype)
+        return llm_blocks.new_model(self.config, device=placement.device, dtype=placement.dtype, seed=self.seed).eval()
+
+
+def pretrained(path: Path) -> Source:
+    """The checkpoint at a path; its config.json is read, its weights are not. Raises ValueError."""
+    raw = llm_blocks.read_config(path)
+    return Source(config=llm_blocks.find(raw.get("model_type")).Config.from_hf(raw), path=path)
+
+
+def random_weights(model: str | Path, *, seed: int) -> Source:
+    """A preset by name (in any case), or the config.json of a folder, without its weights. Raises ValueError."""
+    if (Path(model) / "config.json").exists():
+        return Source(config=pretrained(Path(model)).config, path=None, seed=seed)
+    presets = _presets()
+    by_name = {name.lower(): name for name in presets}
+    name = by_name.get(str(model).lower()) or by_name.get(str(model).rpartition("/")[2].lower())
+    if name is None:
+        hint = suggestion(str(model), presets) or f"; there are {', '.join(sorted(presets))}"
+        raise ValueError(
+            f"init='random' needs a preset or a folder with config.json, and {str(model)!r} is neither{hint}"
+        )
+    return Source(config=presets[name], path=None, seed=seed)
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder, None where it has no tokenizer file at all; one that can't be read raises."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None
+    return Tokenizer.load(folder)
+
+
+def resolve_tokenizer(folder: str | Path, access_token: str | None) -> Tokenizer:
+    """The tokenizer of a path, a name under checkpoints/ or a hub id. Raises ValueError."""
+    return Tokenizer.load(models.resolve(folder, access_token=access_token, tokenizer_only=True))
+
+
+def write_checkpoint(model: Any, tokenizer: Tokenizer | None, folder: str | Path) -> None:
+    """Write a Hugging Face folder: config, weights and the tokenizer's files, complete or not at all."""
+    if tokenizer is None:
+        return llm_blocks.save(model, folder)
+    ends = list(tokenizer.end_ids)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
+    known = {name: value for name, value in ids.items() if value is not None}
+    return llm_blocks.save(model, folder, extra_config=known, copy=tokenizer.files)
+
+
+def _presets() -> dict[str, Any]:
+    """The Config of every preset of the installed architectures, by name."""
+    modules = map(llm_blocks.find, llm_blocks.installed_architectures())
+    return {name: config for module in modules for name, config in module.PRESETS.items()}

@@ -1,0 +1,55 @@
+"""A wrong command line told in one sentence, with the nearest known name, whichever rule of the parser it broke."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from cyclopts import (
+    App,
+    Argument,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from llm_cli.errors import nearest, suggestion
+
+
+def usage_sentence(app: App, error: CycloptsError, argv: Sequence[str]) -> str:
+    """What is wrong with the command line, and where the right form stands."""
+    command = next((token for token in argv if not token.startswith("-") and token in app), "")
+    subject = f"llm {command}" if command else "llm"
+    if isinstance(error, UnknownOptionError):
+        return _unknown_option(error, subject)
+    if isinstance(error, UnknownCommandError) and error.unused_tokens:
+        return _unknown_command(error.unused_tokens[0], app)
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"`{subject}` takes no further argument '{error.unused_tokens[0]}'; see `{subject} --help`"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return _missing(error, error.argument, subject)
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}; see `{subject} --help`"
+
+
+def _unknown_command(name: str, app: App) -> str:
+    is_option = name.startswith("-")
+    known = sorted(other for other in app if other.startswith("-") == is_option)
+    kind = "option" if is_option else "command"
+    return f"there is no {kind} '{name}'{suggestion(name, known)} (the {kind}s are {', '.join(known)})"
+
+
+def _unknown_option(error: UnknownOptionError, subject: str) -> str:
+    option = (error.token.keyword or error.token.value).split("=", 1)[0]
+    known = chain.from_iterable(argument.names for argument in error.argument_collection if argument.parse)
+    found = nearest(option.lstrip("-").replace("-", "_"), (name.lstrip("-") for name in known))
+    hint = f"; did you mean --{found}?" if found else ""
+    return f"`{subject}` has no option {option}{hint} (`{subject} --help` lists them)"
+
+
+def _missing(error: MissingArgumentError, argument: Argument, subject: str) -> str:
+    if argument.index is not None and error.keyword is None:
+        return f"`{subject}` needs {argument.name.lstrip('-').upper()}; see `{subject} --help`"
+    return f"the option {error.keyword or argument.name} of `{subject}` needs a value; see `{subject} --help`"

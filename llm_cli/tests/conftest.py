@@ -1,0 +1,164 @@
+"""Checkpoints small enough to be made for each test run."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from torch import Tensor, nn
+
+import llm_blocks
+from llm_cli import LLM
+from llm_tokenizer import Tokenizer
+
+SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 264,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def write_tokenizer(folder: Path, *, template: bool) -> None:
+    """A tokenizer whose tokens are the 256 bytes, so that any text comes back as the same ids."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    if template:
+        config["chat_template"] = TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a small random Llama with a tokenizer of bytes; the weights are wide enough apart for clear choices."""
+
+    def make(
+        *, template: bool = True, tokenizer: bool = True, dtype: torch.dtype = torch.float32, **shape: Any
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        config = llm_blocks.find("llama").Config.from_hf(SHAPE | shape)
+        model = llm_blocks.new_model(config, seed=1, std=0.3, dtype=dtype)
+        files: list[Path] = []
+        if tokenizer:
+            write_tokenizer(folder / "tokenizer", template=template)
+            files = sorted((folder / "tokenizer").iterdir())
+        llm_blocks.save(model, folder / "model", copy=files)
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def instruct(make_checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint with a chat template."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def base(make_checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint without a chat template."""
+    return make_checkpoint(template=False)
+
+
+@pytest.fixture(scope="session")
+def llm(instruct: Path) -> LLM:
+    """The checkpoint with a chat template, in fp32 on the CPU."""
+    return load_fp32(instruct)
+
+
+@pytest.fixture(scope="session")
+def base_llm(base: Path) -> LLM:
+    return load_fp32(base)
+
+
+def load_fp32(folder: Path) -> LLM:
+    llm = LLM.load(folder, distribute=None)
+    llm.distribute(accelerator="cpu", precision="32-true")
+    return llm
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, template=True)
+    return Tokenizer.load(folder)
+
+
+class ScriptedModel(nn.Module):
+    """Says the ids of a script, one after the other, after a prompt of any `prompt_tokens` ids; then 0 forever."""
+
+    def __init__(self, script: list[int], prompt_tokens: int) -> None:
+        super().__init__()
+        self.config = llm_blocks.find("llama").Config.from_hf(SHAPE)
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.script, self.prompt_tokens = script, prompt_tokens
+
+    def forward(
+        self, x: Tensor, cache: llm_blocks.KVCache, *, counts: list[int] | None = None, last_only: bool = False
+    ) -> Tensor:
+        counts = counts or [x.shape[1]] * x.shape[0]
+        cache.lengths[:] = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
+        said = [length - self.prompt_tokens for length in cache.lengths]
+        ids = torch.tensor([self.script[i] if 0 <= i < len(self.script) else 0 for i in said])
+        return nn.functional.one_hot(ids, self.config.vocab_size)[:, None].float() * 100
+
+    def new_cache(self, batch: int, length: int) -> llm_blocks.KVCache:
+        return llm_blocks.KVCache(
+            [0], batch=batch, num_kv_heads=1, length=length, head_dim=1, dtype=torch.float32, device="cpu"
+        )
+
+
+@pytest.fixture
+def scripted() -> type[ScriptedModel]:
+    return ScriptedModel
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    if "LLM_TEST_DATA" not in os.environ:
+        pytest.skip("LLM_TEST_DATA is not set")
+    return Path(os.environ["LLM_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def stories(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model stories260K, written as a Hugging Face folder with its sentencepiece tokenizer."""
+    source = test_data / "models" / "stories260K"
+    folder = tmp_path_factory.mktemp("stories") / "stories260K"
+    config, tensors = llm_blocks.find_importer("llama2c")(source / "stories260K.bin")
+    model = llm_blocks.new_model(config)
+    model.load_state_dict(dict(tensors), strict=not config.tie_embeddings)
+    tokenizer = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    tokenizer.write_bytes((source / "tok512.model").read_bytes())
+    llm_blocks.save(model, folder, copy=[tokenizer])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def greedy_ids(test_data: Path) -> list[int]:
+    """What stories260K says after BOS, greedily and in fp32."""
+    return json.loads((test_data / "models" / "stories260K" / "greedy.json").read_text())["greedy_ids"]

@@ -1,0 +1,128 @@
+"""`llm chat` in front of a person or a pipe: lines, slash commands, interruptions."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_cli import LLM
+from llm_cli.app import run
+from llm_cli.chat import ChatSession
+from llm_cli.commands.chat import talk
+from llm_cli.slash import COMMANDS, respond
+
+
+class Stub:
+    """Stands in for a session: echoes, or is interrupted."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.last: Any = type("Last", (), {"token_ids": (1,), "tokens_per_second": None, "finish_reason": "stop"})
+
+    def ask(self, text: str) -> Iterator[str]:
+        self.asked.append(text)
+        return self._answer(text)
+
+    def _answer(self, text: str) -> Iterator[str]:
+        yield "you said "
+        if text == "interrupt me":
+            raise KeyboardInterrupt
+        yield text
+
+
+def reader(lines: Iterable[str | type[BaseException]]) -> Callable[[str], str]:
+    """Gives the lines one by one, raises those that are exceptions, and EOFError after the last."""
+    left = iter(lines)
+
+    def read(_prompt: str) -> str:
+        line = next(left, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    return read
+
+
+def talked(*lines: str | type[BaseException], multiline: bool = False) -> Stub:
+    stub = Stub()
+    talk(stub, reader(lines), multiline=multiline)  # type: ignore[arg-type]
+    return stub
+
+
+def test_answers_go_to_stdout_alone(capsys: pytest.CaptureFixture[str]):
+    talked("hello", "", "  ", "bye")
+    captured = capsys.readouterr()
+    assert captured.out == "you said hello\nyou said bye\n"
+    assert "1 tokens" in captured.err
+
+
+@pytest.mark.parametrize("leave", ["/exit", "!exit", "!quit", EOFError])
+def test_ways_to_leave(leave: str | type[BaseException]):
+    assert talked("hello", leave, "more").asked == ["hello"]
+
+
+def test_interrupting_an_answer_stops_it_and_not_the_program(capsys: pytest.CaptureFixture[str]):
+    assert talked("interrupt me", "go on").asked == ["interrupt me", "go on"]
+    assert capsys.readouterr().out == "you said \nyou said go on\n"
+
+
+def test_interrupting_twice_in_a_row_leaves():
+    assert talked("interrupt me", KeyboardInterrupt, "more").asked == ["interrupt me"]
+    assert talked(KeyboardInterrupt, "one", KeyboardInterrupt, "two").asked == ["one", "two"]
+    assert talked(KeyboardInterrupt, KeyboardInterrupt, "more").asked == []
+
+
+def test_lines_are_joined_up_to_an_empty_one_or_submit():
+    stub = talked("one", "two", "", "three", "!submit", "/exit", multiline=True)
+    assert stub.asked == ["one\ntwo", "three"]
+    assert talked("last", "words", multiline=True).asked == ["last\nwords"]
+
+
+def test_an_error_is_told_and_the_talk_goes_on(capsys: pytest.CaptureFixture[str]):
+    assert talked("/hlep", "hello").asked == ["hello"]
+    assert "did you mean /help" in capsys.readouterr().err
+
+
+def test_a_space_in_front_sends_a_slash_to_the_model():
+    assert talked(" /etc/passwd is a file").asked == [" /etc/passwd is a file"]
+
+
+def test_slash_commands_change_the_session(llm: LLM, tmp_path: Path):
+    chat = ChatSession(llm, settings={"max_new_tokens": 4, "temperature": 0})
+    assert all(command.usage in respond(chat, "/help").notice for command in COMMANDS.values())
+    respond(chat, "/system be kind")
+    assert chat.sys_prompt == "be kind"
+    assert respond(chat, "/system").notice == "be kind"
+    respond(chat, "/set max_new_tokens 2")
+    assert "max_new_tokens = 2" in respond(chat, "/set").notice
+    answer = respond(chat, "hello").answer
+    assert answer is not None
+    first = "".join(answer)
+    again = respond(chat, "/regen").answer
+    assert again is not None
+    assert "".join(again) == first
+    respond(chat, f"/save {tmp_path / 'talk.json'}")
+    assert len(json.loads((tmp_path / "talk.json").read_text())["messages"]) == 3
+    respond(chat, "/clear")
+    assert chat.messages == []
+    respond(chat, "/system none")
+    assert chat.sys_prompt is None
+
+
+@pytest.mark.parametrize(("line", "words"), [("/set temperature", "no value"), ("/save", "file name"), ("/", "/help")])
+def test_a_slash_command_that_lacks_something_says_so(llm: LLM, line: str, words: str):
+    with pytest.raises(ValueError, match=words):
+        respond(ChatSession(llm), line)
+
+
+def test_the_command_answers_a_pipe(
+    instruct: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n/set max_new_tokens 3\n/clear\nhello\n"))
+    assert run(["chat", str(instruct), "--precision", "32-true", "--temperature", "0", "--max_new_tokens", "5"]) == 0
+    expected = [llm.generate("hello", temperature=0, max_new_tokens=count) for count in (5, 3)]
+    assert capsys.readouterr().out == "".join(text + "\n" for text in expected)

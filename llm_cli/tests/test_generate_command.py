@@ -1,0 +1,126 @@
+"""`llm generate`: what stands on stdout and on stderr."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_cli import LLM
+from llm_cli.app import run
+
+PRECISE = ["--precision", "32-true", "--max_new_tokens", "12"]
+KEYS = ["text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second"]
+
+
+@pytest.fixture
+def generate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """Runs the command in this process; stdout and stderr."""
+
+    def generate(*arguments: object, code: int = 0) -> tuple[str, str]:
+        assert run(["generate", *map(str, arguments)]) == code
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return generate
+
+
+def test_stdout_holds_the_text_and_nothing_else(generate: Any, instruct: Path, llm: LLM):
+    out, err = generate(instruct, "--prompt", "hello", "--temperature", 0, *PRECISE)
+    assert out == llm.generate("hello", temperature=0, max_new_tokens=12) + "\n"
+    assert "tokens/s" in err
+
+
+def test_json_has_one_object_for_each_sample(generate: Any, instruct: Path, llm: LLM):
+    out, _ = generate(instruct, "--prompt", "hello", "--seed", 3, "--num_samples", 2, "--json", *PRECISE)
+    samples = [json.loads(line) for line in out.splitlines()]
+    assert [list(sample) for sample in samples] == [KEYS, KEYS]
+    expected = llm.complete("hello", seed=3, num_samples=2, temperature=0.8, top_k=50, max_new_tokens=12)
+    assert [sample["token_ids"] for sample in samples] == [list(one.token_ids) for one in expected]
+    assert [sample["text"] for sample in samples] == [one.text for one in expected]
+
+
+def test_several_samples_are_written_one_after_the_other(generate: Any, instruct: Path, llm: LLM):
+    out, _ = generate(instruct, "--prompt", "hello", "--seed", 3, "--num_samples", 2, *PRECISE)
+    expected = llm.generate("hello", seed=3, num_samples=2, temperature=0.8, top_k=50, max_new_tokens=12)
+    assert out == "".join(text + "\n" for text in expected)
+
+
+def test_the_seed_that_was_drawn_is_told_and_repeats_the_run(generate: Any, instruct: Path):
+    out, err = generate(instruct, "--prompt", "hello", *PRECISE)
+    seed = err.strip().rpartition("seed ")[2]
+    assert generate(instruct, "--prompt", "hello", "--seed", seed, *PRECISE)[0] == out
+
+
+def test_ids_as_prompt_take_no_template_and_need_no_tokenizer(generate: Any, make_checkpoint: Any):
+    folder = make_checkpoint(tokenizer=False)
+    arguments = ["--prompt_ids", "3,4,5", "--temperature", "0", *PRECISE]
+    sample = json.loads(generate(folder, "--json", *arguments)[0])
+    assert (sample["text"], sample["prompt_tokens"]) == (None, 3)
+    assert len(sample["token_ids"]) == 12
+    assert "--json" in generate(folder, *arguments, code=1)[1]
+
+
+def test_the_prompt_comes_from_stdin(generate: Any, instruct: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe\n"))
+    out, _ = generate(instruct, "--prompt", "-", "--raw", "--temperature", 0, *PRECISE)
+    assert out == llm.generate("from a pipe", raw=True, temperature=0, max_new_tokens=12) + "\n"
+
+
+def test_the_sampling_options_reach_the_sampler(generate: Any, instruct: Path, llm: LLM):
+    options: dict[str, Any] = {
+        "top_k": 20,
+        "top_p": 0.9,
+        "temperature": 1.2,
+        "min_p": 0.01,
+        "typical_p": 0.95,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
+        "min_new_tokens": 5,
+        "seed": 11,
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    out, _ = generate(instruct, "--prompt", "hi", "--sys_prompt", "be odd", "--ignore_eos", *flags, *PRECISE)
+    expected = llm.generate("hi", sys_prompt="be odd", ignore_eos=True, max_new_tokens=12, **options)
+    assert out == expected + "\n"
+
+
+def test_stop_may_be_given_more_than_once(generate: Any, instruct: Path, llm: LLM):
+    whole = llm.generate("hello", temperature=0, max_new_tokens=12)
+    stops = [char for char in whole if char.isascii() and char.isprintable()][:2]
+    flags = [part for stop in stops for part in ("--stop", stop)]
+    out, _ = generate(instruct, "--prompt", "hello", "--temperature", 0, *flags, *PRECISE)
+    assert out == whole[: min(whole.find(stop) for stop in stops)] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--temperature", "-1"], 2, ["temperature", "-1"]),
+        (["--top_p", "0"], 2, ["top_p"]),
+        (["--prompt_ids", "1,b"], 2, ["1,b", "1,403,407"]),
+        (["--num_samples", "0"], 2, ["num_samples"]),
+        (["--prompt", "x" * 200], 1, ["tokens", "128"]),  # right in itself, but not for this model
+        (["--prompt_ids", "1,400"], 1, ["400", "263"]),
+    ],
+)
+def test_wrong_values_are_one_sentence_and_nothing_on_stdout(
+    generate: Any, instruct: Path, arguments: list[str], code: int, words: list[str]
+):
+    out, err = generate(instruct, *arguments, code=code)
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert all(word in err for word in words)
+
+
+def test_stories260k_through_the_command_continues_as_recorded(stories: Path, greedy_ids: list[int]):
+    command = [sys.executable, "-m", "llm_cli", "generate", str(stories), "--json", "--prompt_ids", "1"]
+    command += ["--precision", "32-true", "--temperature", "0", "--ignore_eos"]
+    command += ["--max_new_tokens", str(len(greedy_ids))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout)["token_ids"] == greedy_ids

@@ -1,0 +1,129 @@
+"""Where a model's name leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_cli import models
+from llm_cli.models import ModelNotFoundError, local_names, resolve
+
+
+@pytest.fixture(autouse=True)
+def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Calls of the downloader, which fetches nothing here."""
+    calls: list[tuple[str, Path, dict[str, Any]]] = []
+
+    def fetch(name: str, root: Path, **options: Any) -> Path:
+        calls.append((name, root, options))
+        return root / name
+
+    monkeypatch.setattr("llm_cli.hub.download", fetch)
+    monkeypatch.delenv("LLM_CHECKPOINT_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def checkpoint(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_none_is_the_model_inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "DEMO", checkpoint(tmp_path / "demo"))
+    assert resolve(None) == tmp_path / "demo"
+    monkeypatch.setattr(models, "DEMO", tmp_path / "absent")
+    with pytest.raises(ModelNotFoundError, match="name a model, or reinstall"):
+        resolve(None)
+
+
+def test_a_path_a_name_and_another_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "out" / "final")
+    named = checkpoint(tmp_path / "checkpoints" / "org" / "tiny")
+    elsewhere = checkpoint(tmp_path / "big" / "tiny")
+    assert resolve(folder) == folder
+    assert resolve("out/final").resolve() == folder
+    assert resolve("org/tiny").resolve() == named
+    monkeypatch.setenv("LLM_CHECKPOINT_DIR", str(tmp_path / "big"))
+    assert resolve("tiny") == elsewhere
+
+
+def test_a_path_wins_over_a_name_under_checkpoints(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "checkpoints" / "tiny")
+    assert resolve("tiny") == Path("checkpoints/tiny")
+    checkpoint(tmp_path / "tiny")
+    assert resolve("tiny") == Path("tiny")
+
+
+def test_a_file_only_where_one_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "stories.bin").write_bytes(b"x")
+    assert resolve("stories.bin", allow_file=True) == Path("stories.bin")
+    with pytest.raises(ModelNotFoundError, match=r"`llm convert stories\.bin FOLDER`"):
+        resolve("stories.bin")
+    checkpoint(tmp_path / "tiny")
+    with pytest.raises(ModelNotFoundError, match="is a file, not a checkpoint folder; give its folder 'tiny'"):
+        resolve("tiny/config.json")
+
+
+def test_a_hub_id_is_fetched(downloads: Any) -> None:
+    assert resolve("org/tiny", access_token="secret") == Path("checkpoints/org/tiny")
+    assert downloads == [
+        ("org/tiny", Path("checkpoints"), {"access_token": "secret", "tokenizer_only": False}),
+    ]
+
+
+def test_a_folder_with_the_tokenizer_alone_is_completed(downloads: Any, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoints" / "org" / "tiny")
+    (folder / ".llm_download.json").write_text('{"tokenizer_only": true, "files": {}}')
+    resolve("org/tiny", tokenizer_only=True)
+    assert downloads == []
+    resolve("org/tiny")
+    assert [name for name, _, _ in downloads] == ["org/tiny"]
+
+
+@pytest.mark.parametrize("name", ["org/tiny", "out/final"])
+def test_no_download_where_it_is_not_allowed_or_a_path_is_meant(downloads: Any, tmp_path: Path, name: str) -> None:
+    """`out/final` has the form of a hub id, but out/ is here: asking the hub for it would confuse."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelNotFoundError, match=f"`llm download {name}`"):
+        resolve(name, download=name.startswith("out"))
+    assert downloads == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("tiny-lama", "tiny-llama"), ("org/tiny-lama", "org/tiny-llama"), ("out/finel", "out/final")]
+)
+def test_the_nearest_local_name(tmp_path: Path, name: str, found: str) -> None:
+    checkpoint(tmp_path / "checkpoints" / "org" / "tiny-llama")
+    (tmp_path / "out" / "final").mkdir(parents=True)
+    with pytest.raises(ModelNotFoundError, match=rf"did you mean {found}\?"):
+        resolve(name, download=False)
+
+
+def test_a_folder_that_is_no_checkpoint_names_the_one_inside(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "out" / "final")
+    with pytest.raises(ModelNotFoundError, match="'out/final' is one"):
+        resolve("out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelNotFoundError, match="holds no config"):
+        resolve("empty")
+
+
+def test_an_empty_name() -> None:
+    with pytest.raises(ModelNotFoundError, match="name is empty"):
+        resolve("")
+
+
+def test_local_names_leave_out_unfinished_folders(tmp_path: Path) -> None:
+    for name in ("org/tiny", "alone", ".tiny.tmp-1", "org/.tiny.old"):
+        checkpoint(tmp_path / "checkpoints" / name)
+    assert local_names() == ["alone", "org/tiny"]
+
+
+def test_demo_is_the_model_that_ships_unless_a_folder_has_that_name(tmp_path: Path) -> None:
+    assert resolve("demo") == resolve(None) == models.demo_folder()
+    checkpoint(tmp_path / "demo")
+    assert resolve("demo") == Path("demo")

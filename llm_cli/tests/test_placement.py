@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from llm_cli import placement
+from llm_cli.placement import place
+
+
+def on_cpu(**settings: object) -> placement.Placement:
+    return place(**{"stored": torch.float32, "accelerator": "cpu"} | settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(placement.PRECISIONS.items()))
+def test_the_precision_asked_for_is_taken(name: str, dtype: torch.dtype):
+    assert on_cpu(precision=name).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("fast", "stored", "expected"),
+    [
+        (True, torch.float32, torch.float32),
+        (True, torch.bfloat16, torch.bfloat16),
+        (True, torch.float16, torch.bfloat16),
+        (False, torch.bfloat16, torch.float32),
+        (False, torch.float16, torch.float32),
+    ],
+)
+def test_a_cpu_without_bf16_instructions_runs_half_types_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, stored: torch.dtype, expected: torch.dtype
+):
+    monkeypatch.setattr(placement, "fast_bf16", lambda: fast)
+    assert on_cpu(stored=stored).dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quantize": "bnb.nf4"}, ["quantize='bnb.nf4'", "not available"]),
+        ({"generate_strategy": "sequential"}, ["generate_strategy='sequential'", "one device"]),
+        ({"devices": 4}, ["devices=4", "one device"]),
+        ({"devices": 0}, ["devices", "0"]),
+        ({"precision": "8-true"}, ["32-true", "8-true"]),
+        ({"accelerator": "tpu"}, ["tpu", "cuda"]),
+        ({"fixed_kv_cache_size": 0}, ["fixed_kv_cache_size", "0"]),
+        ({"fixed_kv_cache_size": "all"}, ["max_model_supported", "all"]),
+    ],
+)
+def test_a_setting_that_is_unknown_or_not_available_says_so(settings: dict[str, object], words: list[str]):
+    with pytest.raises(ValueError, match=r".") as error:
+        on_cpu(**settings)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_an_absent_accelerator_is_named():
+    with pytest.raises(ValueError, match="'cuda' is not present"):
+        on_cpu(accelerator="cuda")
