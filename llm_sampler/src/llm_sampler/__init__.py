@@ -2,5 +2,46 @@
 
 from importlib.metadata import version
 
-__all__: list[str] = []
+from .beam import Beam, beam_search
+from .legacy import (
+    best_continuation_naive,
+    create_batch_with_continuations,
+    get_scores_of_continuations,
+    sample_gpt_fast,
+    sample_huggingface,
+    sample_multiple_choice,
+    score_batch,
+    score_batch_iterative,
+)
+from .options import SamplingOptions, Settings
+from .picking import pick, token_logprobs
+from .sampling import Step, sample, steps
+from .scoring import Scores, choose, score
+from .speculative import propose_by_lookup, speculative_accept, speculative_accept_greedy
+
+__all__ = [
+    "Beam",
+    "SamplingOptions",
+    "Scores",
+    "Settings",
+    "Step",
+    "beam_search",
+    "best_continuation_naive",
+    "choose",
+    "create_batch_with_continuations",
+    "get_scores_of_continuations",
+    "pick",
+    "propose_by_lookup",
+    "sample",
+    "sample_gpt_fast",
+    "sample_huggingface",
+    "sample_multiple_choice",
+    "score",
+    "score_batch",
+    "score_batch_iterative",
+    "speculative_accept",
+    "speculative_accept_greedy",
+    "steps",
+    "token_logprobs",
+]
 __version__ = version("llm_sampler")
