@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
-TOOLS := pytest hypothesis ruff pyright import-linter build
+TOOLS := pytest hypothesis transformers ruff pyright import-linter build
 
 .PHONY: run dev check test quick alone bench release demo-model
 .DELETE_ON_ERROR:
@@ -55,5 +55,5 @@ demo-model: .venv/.dev
 	@touch $@
 
 .venv/.dev: constraints.txt $(MANIFESTS) Makefile | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TOOLS) $(PACKAGES:%=-e './%[test]')
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TOOLS) $(PACKAGES:%=-e ./%)
 	@touch $@ .venv/.family

@@ -20,6 +20,12 @@ def test_an_unknown_model_type_names_the_nearest_and_the_way_out(toy: ModuleType
         llm_blocks.find_importer("toyformat")
 
 
+def test_the_sentence_stays_short_whatever_the_file_holds(toy: ModuleType) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        llm_blocks.find("x" * 10**6)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("model_type", [None, 7, ["toy"], "", "os"])
 def test_a_model_type_never_names_a_module_to_import(toy: ModuleType, model_type: object) -> None:
     with pytest.raises(ArchitectureError):

@@ -90,3 +90,27 @@ def test_truncate_shortens_only_longer_rows() -> None:
 def test_an_empty_cache_is_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one row and one position"):
         _cache(**sizes)
+
+
+@pytest.mark.parametrize("lengths", [[2, 2], [1, 3]])
+def test_a_cache_may_keep_another_dtype_than_the_model_computes_in(lengths: list[int]) -> None:
+    """Rows of unequal lengths could not be stored, and attention was given keys of another dtype than its queries."""
+    cache = _cache()
+    cache.lengths[:] = lengths
+    plan = plan_attention(2, 2, counts=None, cache=cache, device=CPU)
+    new = _filled(7.0, 2, 2).bfloat16()
+    k, v = plan.remember(3, new, new + 1)
+    assert (k.dtype, v.dtype, cache.k[3].dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    for row, start in enumerate(lengths):
+        assert k[row, 0, start : start + 2].eq(7).all()
+        assert v[row, 0, start : start + 2].eq(8).all()
+
+
+@pytest.mark.parametrize("lengths", [[2, 2], [1, 3]])
+def test_the_cache_of_another_part_is_refused(lengths: list[int]) -> None:
+    """It was a bare KeyError."""
+    cache = _cache()
+    cache.lengths[:] = lengths
+    plan = plan_attention(2, 1, counts=None, cache=cache, device=CPU)
+    with pytest.raises(ValueError, match=r"has the layers \[3, 4\], not 0; make one with this part's own new_cache"):
+        plan.remember(0, _filled(1.0, 2, 1), _filled(1.0, 2, 1))

@@ -52,3 +52,19 @@ def test_a_required_value_is_refused_with_the_reason() -> None:
     keys = ConfigKeys({"hidden_act": "gelu"})
     with pytest.raises(ValueError, match="hidden_act = 'gelu', which is not supported: it has silu"):
         keys.require("hidden_act", ("silu",), "it has silu")
+
+
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize("raw", [{"size": LONG}, {"kind": LONG}, {LONG: 1}, {"other": [LONG]}])
+def test_a_sentence_stays_short_whatever_the_file_holds(raw: dict[str, Any]) -> None:
+    def read() -> None:
+        keys = ConfigKeys(raw)
+        keys.integer("size", default=1)
+        keys.require("kind", (), "it has none")
+        keys.finish(inert=())
+
+    with pytest.raises(ValueError, match=r"config\.json") as caught:
+        read()
+    assert len(str(caught.value)) < 600

@@ -1,9 +1,9 @@
 from types import ModuleType
 
-import llm_blocks.testing
 import pytest
 
 import llm_blocks
+import llm_blocks.testing
 
 
 @pytest.mark.parametrize("module", [llm_blocks, llm_blocks.testing])

@@ -91,6 +91,29 @@ def test_a_tied_head_is_stored_once_and_stays_shared(toy: ModuleType, tmp_path: 
     assert torch.equal(alone(llm_blocks.load(tmp_path / "tied", "b 0-1")(IDS)), loaded(IDS))
 
 
+def test_a_tied_checkpoint_may_store_the_head_alone(toy: ModuleType, tmp_path: Path) -> None:
+    """The part with the beginning found no embedding there, though the whole model did."""
+    llm_blocks.save(llm_blocks.new_model(toy.Config(tie_embeddings=True)), tmp_path / "tied")
+    whole = llm_blocks.load(tmp_path / "tied")(IDS)
+    _rewrite(tmp_path / "tied", lambda t: {k.replace("embed.weight", "head.weight"): v for k, v in t.items()})
+    assert torch.equal(llm_blocks.load(tmp_path / "tied")(IDS), whole)
+    begin, end = (llm_blocks.load(tmp_path / "tied", part) for part in ("b 0-2", "2-3 e"))
+    assert torch.equal(end(begin(IDS)), whole)
+
+
+def test_a_config_that_claims_countless_layers_is_refused_before_they_are_made(
+    folder: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module was made for each of up to 2^31 layers before any was looked for in the files."""
+    config = llm_blocks.read_config(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"layers": 2**31 - 1}))
+    monkeypatch.setattr(toy, "Block", lambda config: pytest.fail("a layer was made"))
+    with pytest.raises(WeightsError, match=r"lacks mid\.3\.\*, which config\.json says"):
+        llm_blocks.load(folder)
+    with pytest.raises(WeightsError, match=r"lacks mid\.5\.\*"):
+        llm_blocks.load(folder, "5-9")
+
+
 def test_a_tied_checkpoint_with_another_head_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     llm_blocks.save(llm_blocks.new_model(toy.Config(tie_embeddings=True)), tmp_path / "tied")
     _rewrite(tmp_path / "tied", lambda tensors: tensors | {"head.weight": tensors["embed.weight"].clone()})
@@ -116,8 +139,9 @@ def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str,
         (lambda t: t | {"layers.3.norm.weight": torch.ones(16)}, r"safetensors: holds mid\.3\.norm\.weight"),
         (lambda t: t | {"layers.0.gate.weight": torch.ones(16)}, r"saved: unknown tensor 'layers\.0\.gate\.weight'"),
         (lambda t: t | {"norm.weight": torch.ones(16, dtype=torch.int8)}, r"end\.norm\.weight is torch\.int8"),
+        (lambda t: {k: v.to(torch.float8_e4m3fn) for k, v in t.items()}, r"is torch\.float8_e4m3fn; quantized weights"),
     ],
-    ids=["missing", "shape", "layer beyond", "unknown", "quantized"],
+    ids=["missing", "shape", "layer beyond", "unknown", "quantized", "fp8"],
 )
 def test_wrong_tensors_are_named_with_their_file(folder: Path, change: Any, rule: str) -> None:
     _rewrite(folder, change)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llm_blocks
-from llm_blocks import testing
+from llm_blocks import KVCache, testing
 
 IDS = torch.randint(0, 23, (2, 12), generator=torch.Generator().manual_seed(0))
 
@@ -73,3 +73,46 @@ def test_the_checks_notice_a_model_that_breaks_the_laws(toy: ModuleType, monkeyp
 
     with pytest.raises(AssertionError):
         testing.check_slices(unequal, IDS, [1])
+
+
+def test_the_checks_notice_what_a_cache_rolled_back_still_shows(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check wrote over all that it had rolled back, with the same ids, so seeing it could not be noticed."""
+    see_all = KVCache.ends
+
+    def ends(self: KVCache, counts: list[int]) -> list[int]:
+        self.high = max(*see_all(self, counts), getattr(self, "high", 0))  # pyright: ignore
+        return see_all(self, counts)
+
+    def remember(self: Any, layer: int, k: torch.Tensor, v: torch.Tensor) -> Any:
+        original(self, layer, k, v)
+        high = self.cache.high
+        return self.cache.k[layer][:, :, :high], self.cache.v[layer][:, :, :high]
+
+    original = llm_blocks.Plan.remember
+    monkeypatch.setattr(KVCache, "ends", ends)
+    monkeypatch.setattr(llm_blocks.Plan, "remember", remember)
+    with pytest.raises(AssertionError, match="after rolling back"):
+        testing.check_rollback(_make(toy), IDS, IDS[:, :3], [0, 0])
+
+
+def test_the_checks_notice_the_wrong_last_position_and_buffers(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless(toy.Model):
+        def forward(self, x, cache=None, *, counts=None, last_only=False):
+            logits = super().forward(x, cache, counts=counts)
+            return logits[:, -1:] if last_only else logits  # the padding's
+
+    class Buffered(toy.Model):
+        def __init__(self, config, part="f"):
+            super().__init__(config, part)
+            self.register_buffer("angles", torch.ones(1), persistent=False)
+
+    monkeypatch.setattr(toy, "Model", Careless)
+    with pytest.raises(AssertionError, match="last_only of row 1"):
+        testing.check_last_only(_make(toy), [[1, 2, 3], [4], [5, 6]])
+    monkeypatch.setattr(toy, "Model", Buffered)
+    with pytest.raises(AssertionError, match="no buffers"):
+        testing.check_meta_build(_make(toy), "f", IDS)

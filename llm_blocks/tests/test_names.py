@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llm_blocks.names import decider, from_hf_name, to_hf_name
 
 NAMES = {

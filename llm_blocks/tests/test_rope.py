@@ -108,6 +108,16 @@ def test_the_trained_length_defaults_to_the_models_and_one_beside_the_settings_w
     assert _parse(both).original_max_positions == 8
 
 
+def test_a_trained_length_beside_a_linear_factor_changes_nothing() -> None:
+    """transformers writes it back for such a file, and the linear kind has no use for it."""
+    settings = {"rope_type": "linear", "factor": 2.0}
+    assert _parse({"rope_scaling": settings | {"original_max_position_embeddings": 9}}) == Rope(
+        kind="linear", factor=2.0
+    )
+    with pytest.raises(ValueError, match="'original_max_position_embeddings' = 9"):  # could mean either length there
+        _parse({"rope_scaling": settings | {"rope_type": "dynamic", "original_max_position_embeddings": 9}})
+
+
 @pytest.mark.parametrize(
     ("raw", "rule"),
     [

@@ -45,6 +45,9 @@ def test_a_part_that_cannot_run_in_one_go_is_refused(part: str, rule: str) -> No
         (torch.zeros(2, 3, 5), False),
         (torch.zeros(3, dtype=torch.int64), True),
         (torch.zeros(2, 0, dtype=torch.int64), True),
+        (torch.zeros(0, 2, dtype=torch.int64), True),
+        (torch.zeros(0, 2, 4), False),
+        (torch.zeros(2, 3, dtype=torch.bool), True),
     ],
 )
 def test_input_of_the_wrong_kind_is_refused(x: torch.Tensor, begin: bool) -> None:

@@ -11,8 +11,8 @@ import torch
 
 import llm_blocks
 import llm_sepweight
-from llm_blocks import find_importer, testing
-from llm_model_llama import Config, Model
+from llm_blocks import Rope, find_importer, testing
+from llm_model_llama import PRESETS, Config, Model
 from llm_sepweight import WeightsError
 
 CONFIG = Config(
@@ -150,6 +150,30 @@ def test_metas_rotary_settings_tell_the_release(
     _write_meta(model, tmp_path / "meta", 1, PARAMS | more)
     config, _ = find_importer("meta")(tmp_path / "meta")
     assert (config.rope.kind, config.rope.theta, config.max_positions) == (kind, theta, length)
+
+
+def test_metas_llama_3_2_has_another_factor_than_3_1(tmp_path: Path) -> None:
+    """params.json doesn't state it, and 3.1's was taken for all: other angles at every length."""
+    release = PRESETS["Llama-3.2-1B"]
+    params = PARAMS | {"dim": release.dim, "n_layers": release.num_layers, "rope_theta": 5e5, "use_scaled_rope": True}
+    names = [f"layers.{layer}.feed_forward.w1.weight" for layer in range(release.num_layers)]
+    (tmp_path / "meta").mkdir()
+    tiny = {name: torch.zeros(1, 1) for name in ["tok_embeddings.weight", *names]}
+    torch.save(tiny, tmp_path / "meta" / "consolidated.00.pth")
+    for more, factor in (({}, 32.0), ({"rope_scaling_factor": 16.0}, 16.0)):
+        (tmp_path / "meta" / "params.json").write_text(json.dumps(params | more))
+        config, _ = find_importer("meta")(tmp_path / "meta")
+        assert config.rope == Rope(kind="llama3", theta=5e5, factor=factor, original_max_positions=8_192)
+
+
+@pytest.mark.parametrize(
+    ("layers", "rule"), [(1, "has 2 layers, params.json says 1"), (2**31 - 1, r"lacks mid\.2\.\*, which params\.json")]
+)
+def test_metas_number_of_layers_must_be_that_of_the_files(model: Any, tmp_path: Path, layers: int, rule: str) -> None:
+    """Layers beyond the number were left out without a word, and a huge number made as many modules."""
+    _write_meta(model, tmp_path / "meta", 1, PARAMS | {"n_layers": layers})
+    with pytest.raises(WeightsError, match=rule):
+        find_importer("meta")(tmp_path / "meta")
 
 
 def test_metas_unknown_parameters_and_wrong_shapes_are_refused(model: Any, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from llm_sepweight.atomic import atomic_file, atomic_folder, copy_file
 
 from llm_sepweight import WeightsError
+from llm_sepweight.atomic import atomic_file, atomic_folder, copy_file
 
 
 def test_a_file_appears_at_the_end_alone(tmp_path):

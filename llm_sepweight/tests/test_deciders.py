@@ -1,7 +1,7 @@
 import pytest
-from llm_sepweight.deciders import place
 
 from llm_sepweight import WeightsError, default_decider
+from llm_sepweight.deciders import place
 
 
 @pytest.mark.parametrize(

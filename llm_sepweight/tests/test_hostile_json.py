@@ -80,3 +80,13 @@ def test_any_value_for_the_weight_map_is_refused_cleanly(tmp_path_factory, weigh
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(WeightsError):
         llm_sepweight.open(folder)
+
+
+def test_a_manifest_that_stores_what_it_calls_tied_is_refused(tmp_path, sectioned):
+    """The stored tensor was passed over in silence, and the other one read in its place."""
+    llm_sepweight.write(tmp_path / "out", sectioned)
+    marker = tmp_path / "out" / "sepweight.json"
+    value = json.loads(marker.read_text()) | {"tied": {"end.lm_head.weight": "begin.embed_tokens.weight"}}
+    marker.write_text(json.dumps(value))
+    with pytest.raises(WeightsError, match=r"sepweight\.json: 'tied' maps .* though end\.safetensors holds it as well"):
+        llm_sepweight.open(tmp_path / "out")

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from llm_sepweight.safe import check_file_name
 from safetensors.torch import save_file
 
 import llm_sepweight
 from llm_sepweight import WeightsError
+from llm_sepweight.safe import check_file_name
 
 TRAVERSAL = [
     "../x.safetensors",

@@ -214,3 +214,12 @@ def test_a_folder_without_weights_says_what_was_looked_for(tmp_path):
 def test_an_unknown_name_suggests_the_nearest(sharded):
     with llm_sepweight.open(sharded) as weights, pytest.raises(WeightsError, match=r"mean 'model\.norm\.weight'"):
         weights.read("model.norms.weight")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_what_git_leaves_without_lfs_is_named_as_that(tmp_path, name):
+    """It was called a header of 2336927755350992246 bytes, or a pickle that asks for more than tensors."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 1234\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(WeightsError, match=rf"{name}: a Git LFS pointer .*git lfs pull"):
+        llm_sepweight.open(tmp_path)

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from llm_sepweight.filenames import main
 from torch import nn
 
 import llm_sepweight
 from llm_sepweight import Part, PartSpec, PartStateDict, WeightsError, default_decider
+from llm_sepweight.filenames import main
 
 
 def check_folder(folder, expected):

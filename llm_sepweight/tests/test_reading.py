@@ -5,12 +5,12 @@ import threading
 
 import pytest
 import torch
-from llm_sepweight.dtypes import DTYPES
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import llm_sepweight
 from llm_sepweight import WeightsError
+from llm_sepweight.dtypes import DTYPES
 
 
 def bits(tensor):

@@ -47,7 +47,8 @@ def _find(group: str, what: str, wanted: object, advice: str) -> Any:
     entries: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
     if isinstance(wanted, str) and wanted in entries:
         return entries[wanted].load()
-    near = difflib.get_close_matches(str(wanted), entries, n=1)
+    shown = str(wanted)[:100]  # it may come from a stranger's file
+    near = difflib.get_close_matches(shown, entries, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(sorted(entries)) or "none"
-    raise ArchitectureError(f"no installed package implements {what} {wanted!r}: {hint}Installed: {known}; {advice}")
+    raise ArchitectureError(f"no installed package implements {what} {shown!r}: {hint}Installed: {known}; {advice}")

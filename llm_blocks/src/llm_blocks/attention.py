@@ -44,7 +44,8 @@ class Plan:
             self.cache.scatter(layer, rows, slots, k[rows, :, times], v[rows, :, times])
         if self.causal:
             return k, v
-        return self.cache.k[layer][:, :, :end], self.cache.v[layer][:, :, :end]
+        k_all, v_all = self.cache.k[layer][:, :, :end], self.cache.v[layer][:, :, :end]
+        return k_all.to(k.dtype), v_all.to(v.dtype)  # the cache may keep another dtype
 
     def commit(self) -> None:
         """Count the new positions in, after every layer has stored them."""

@@ -55,10 +55,18 @@ class KVCache:
 
     def write(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
         """Store k, v (B, K, T, D) at the same slots of every row."""
+        self._require(layer)
         self.k[layer][:, :, slots] = k
         self.v[layer][:, :, slots] = v
 
     def scatter(self, layer: int, rows: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k, v (N, K, D) at N pairs of row and slot."""
-        self.k[layer][rows, :, slots] = k
-        self.v[layer][rows, :, slots] = v
+        self._require(layer)
+        self.k[layer][rows, :, slots] = k.to(self.k[layer].dtype)
+        self.v[layer][rows, :, slots] = v.to(self.v[layer].dtype)
+
+    def _require(self, layer: int) -> None:
+        if layer not in self.k:
+            raise ValueError(
+                f"the cache has the layers {list(self.k)}, not {layer}; make one with this part's own new_cache"
+            )

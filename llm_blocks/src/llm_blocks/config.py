@@ -12,31 +12,47 @@ INERT_KEYS = frozenset(
     {
         "_attn_implementation",
         "_attn_implementation_autoset",
+        "_flash_attn_2_enabled",
         "_name_or_path",
         "add_cross_attention",
         "architectures",
         "attention_dropout",
         "attn_implementation",
+        "attn_pdrop",
         "auto_map",
+        "bad_words_ids",
+        "begin_suppress_tokens",
         "bos_token_id",
         "chunk_size_feed_forward",
         "cross_attention_hidden_size",
         "decoder_start_token_id",
+        "diversity_penalty",
         "do_sample",
         "dtype",
+        "early_stopping",
         "embd_pdrop",
+        "encoder_no_repeat_ngram_size",
         "eos_token_id",
+        "exponential_decay_length_penalty",
         "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
         "id2label",
         "initializer_range",
         "is_decoder",
         "is_encoder_decoder",
         "label2id",
+        "length_penalty",
         "max_length",
         "max_new_tokens",
         "min_length",
         "model_type",
+        "neftune_noise_alpha",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
         "num_labels",
+        "num_return_sequences",
         "output_attentions",
         "output_hidden_states",
         "output_scores",
@@ -44,10 +60,13 @@ INERT_KEYS = frozenset(
         "prefix",
         "problem_type",
         "pruned_heads",
+        "remove_invalid_values",
         "repetition_penalty",
+        "resid_pdrop",
         "return_dict",
         "return_dict_in_generate",
         "sep_token_id",
+        "suppress_tokens",
         "task_specific_params",
         "temperature",
         "tf_legacy_loss",
@@ -120,16 +139,18 @@ class ConfigKeys:
         self.read.add(key)
         value = self.raw.get(key)
         if value is not None and value not in allowed:
-            raise ValueError(f"{self.where} has {key} = {value!r}, which is not supported: {why}")
+            raise ValueError(f"{self.where} has {key} = {_shown(value)}, which is not supported: {why}")
 
     def finish(self, *, inert: Collection[str]) -> None:
         """Raise ValueError for a key that was neither read nor is known to change nothing (null counts as absent)."""
         for key, value in self.raw.items():
             if key in self.read or key in inert or value is None:
                 continue
-            near = difflib.get_close_matches(key, self.read, n=1)
+            near = difflib.get_close_matches(key[:100], self.read, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "it may change what the model computes"
-            raise ValueError(f"{self.where} has the key {key!r} = {value!r}, which is not supported: {hint}")
+            raise ValueError(
+                f"{self.where} has the key {_shown(key)} = {_shown(value)}, which is not supported: {hint}"
+            )
 
     def _get(self, key: str, kind: Any, rule: str) -> Any:
         self.read.add(key)
@@ -148,4 +169,10 @@ class ConfigKeys:
         return default
 
     def _wrong(self, key: str, value: Any, rule: str) -> ValueError:
-        return ValueError(f"{key} in {self.where} must be {rule}, got {value!r}")
+        return ValueError(f"{key} in {self.where} must be {rule}, got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence: a stranger's file may hold megabytes there."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -10,7 +10,8 @@ import llm_sepweight
 from llm_blocks.architectures import find
 from llm_blocks.names import decider
 from llm_blocks.parameters import assign, listed, shared_names
-from llm_sepweight import PartSpec, Weights, WeightsError
+from llm_blocks.slices import part_layers
+from llm_sepweight import PartSpec, Weights, WeightsError, split_name
 
 _EMBEDDING, _HEAD = "begin.embed.weight", "end.head.weight"
 
@@ -39,11 +40,24 @@ def load(
     raw = read_config(path)
     architecture = find(raw.get("model_type"))
     config = architecture.Config.from_hf(raw)
-    with torch.device("meta"):
-        model = architecture.Model(config, part)
+    _, layers = part_layers(part, config.num_layers)
     with llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path)) as weights:
+        require_layers(weights, layers)
+        with torch.device("meta"):
+            model = architecture.Model(config, part)
         fill(model, weights, device=device, dtype=dtype, trainable=trainable)
     return model.eval()
+
+
+def require_layers(weights: Weights, layers: range, *, source: str = "config.json") -> None:
+    """WeightsError unless the sectioned `weights` have each of these layers, which the file `source` asks for.
+
+    To be called before modules are made: the file may claim any number of layers, and each costs time and memory.
+    """
+    present = {split_name(name)[0] for name in weights.names}
+    missing = next((layer for layer in layers if ("mid", layer) not in present), None)
+    if missing is not None:
+        raise WeightsError(f"{weights.path}: lacks mid.{missing}.*, which {source} says the model has")
 
 
 def fill(
@@ -70,8 +84,9 @@ def fill(
 def _sources(model: Any, weights: Weights) -> dict[str, str]:
     """The first name of each parameter -> the name in the weights that holds it."""
     sources: dict[str, str] = {}
+    tied = {_EMBEDDING, _HEAD} if model.config.tie_embeddings else set()
     for names in shared_names(model):
-        wanted = [_EMBEDDING, *names] if model.config.tie_embeddings and _HEAD in names else names
+        wanted = (_EMBEDDING, _HEAD) if tied.intersection(names) else names  # a file may have either
         sources[names[0]] = next((name for name in wanted if name in weights), names[0])
     missing = [name for name, source in sources.items() if source not in weights]
     if missing:
@@ -94,7 +109,7 @@ def _check(model: Any, weights: Weights, sources: dict[str, str]) -> None:
         info, shape = weights.info(source), tuple(shapes[name].shape)
         if tuple(info.shape) != shape:
             raise WeightsError(f"{info.file}: {source} has shape {tuple(info.shape)}, config.json asks for {shape}")
-        if not info.dtype.is_floating_point:
+        if not info.dtype.is_floating_point or info.dtype.itemsize == 1:
             raise WeightsError(f"{info.file}: {source} is {info.dtype}; quantized weights are not supported here")
 
 

@@ -50,5 +50,5 @@ def _translate(table: Names, name: str, otherwise: str) -> str:
     numbers = _LAYER.findall(name)
     pattern = _LAYER.sub("{i}", name, count=1)
     if len(numbers) > 1 or pattern not in table:
-        raise ValueError(f"unknown tensor {name!r}: {otherwise}")
+        raise ValueError(f"unknown tensor {name[:200]!r}: {otherwise}")
     return table[pattern].replace("{i}", numbers[0]) if numbers else table[pattern]

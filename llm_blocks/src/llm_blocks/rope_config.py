@@ -92,7 +92,8 @@ def _parse(raw: Mapping[str, Any], theta: float | None, length: int | None, max_
         values["original_max_positions"] = max_positions
     values["theta"] = _theta(keys.optional_number("rope_theta"), theta)
     keys.require("partial_rotary_factor", (1, None), "only whole heads are rotated")
-    keys.finish(inert=_INERT)
+    # the linear kind shrinks positions alike at every length; some files note the trained one all the same
+    keys.finish(inert=_INERT | {_LENGTH} if kind == "linear" else _INERT)
     return Rope(kind=kind, **{field: value for field, value in values.items() if value is not None})
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llm_sepweight.atomic import atomic_folder
 
 from llm_blocks.architectures import find
 from llm_blocks.names import to_hf_name
 from llm_blocks.parameters import shared_names
 from llm_sepweight import write_safetensors
+from llm_sepweight.atomic import atomic_folder
 
 GIGABYTE = 10**9
 

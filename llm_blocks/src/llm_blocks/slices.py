@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from llm_sepweight import PartSpec
@@ -30,11 +31,11 @@ def part_layers(part: str | PartSpec, num_layers: int) -> tuple[PartSpec, range]
 
 def require_input(x: Tensor, *, begin: bool, dim: int) -> None:
     """Raise ValueError unless x is ids (B, T) for a part with the beginning, or hidden states (B, T, C) for another."""
-    if begin and (x.dim() != 2 or x.is_floating_point()):
+    if begin and (x.dim() != 2 or x.dtype not in (torch.int64, torch.int32)):
         raise ValueError(f"a part with the beginning takes ids (B, T), got {x.dtype} of shape {tuple(x.shape)}")
     if not begin and (x.dim() != 3 or x.size(2) != dim or not x.is_floating_point()):
         raise ValueError(
             f"a part without the beginning takes hidden states (B, T, {dim}), got {x.dtype} of shape {tuple(x.shape)}"
         )
-    if x.size(1) == 0:
-        raise ValueError("the input has no positions; give each row at least one")
+    if x.size(0) == 0 or x.size(1) == 0:
+        raise ValueError(f"the input of shape {tuple(x.shape)} has no rows or no positions; give at least one of each")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from llm_blocks.names import decider
 from torch import Tensor
 
 import llm_sepweight
 from llm_blocks import ConfigKeys, Rope
-from llm_model_llama.llama import Config, Model
+from llm_blocks.loading import require_layers
+from llm_blocks.names import decider
+from llm_model_llama.llama import PRESETS, Config, Model
 from llm_sepweight import Weights, WeightsError, read_json
 
 Tensors: TypeAlias = Iterator[tuple[str, Tensor]]
@@ -136,12 +137,16 @@ def _llama2c_tensors(config: Config, data: Tensor, places: dict[str, tuple[int, 
 
 def _meta_config(keys: ConfigKeys, weights: Weights) -> Config:
     dim, heads = keys.integer("dim"), keys.integer("n_heads")
-    rope, max_positions = _meta_rope(keys)
+    layers = keys.integer("n_layers")
+    require_layers(weights, range(layers), source="params.json")
+    if weights.num_layers > layers:
+        raise WeightsError(f"{weights.path}: has {weights.num_layers} layers, params.json says {layers}")
+    rope, max_positions = _meta_rope(keys, dim, layers)
     config = Config(
         vocab_size=weights.info("begin.embed.weight").shape[0],  # params.json may say -1
         dim=dim,
         hidden_dim=weights.info("mid.0.mlp.gate.weight").shape[0],
-        num_layers=keys.integer("n_layers"),
+        num_layers=layers,
         num_heads=heads,
         num_kv_heads=keys.integer("n_kv_heads", default=heads),
         head_dim=dim // heads,
@@ -154,10 +159,13 @@ def _meta_config(keys: ConfigKeys, weights: Weights) -> Config:
     return config
 
 
-def _meta_rope(keys: ConfigKeys) -> tuple[Rope, int]:
+def _meta_rope(keys: ConfigKeys, dim: int, layers: int) -> tuple[Rope, int]:
     """The rotary settings, and the context of the release that has them."""
     theta = keys.number("rope_theta", default=10_000.0)
-    factor = keys.number("rope_scaling_factor", default=8.0)  # Llama 3.1's
+    # params.json seldom states the factor, and it isn't the same in every release: 8 in Llama 3.1, 32 in 3.2
+    ropes = [release.rope for release in PRESETS.values() if (release.dim, release.num_layers) == (dim, layers)]
+    factors = [rope.factor for rope in ropes if rope.kind == "llama3"]
+    factor = keys.number("rope_scaling_factor", default=factors[0] if factors else 8.0)
     if keys.flag("use_scaled_rope", default=False):
         return Rope(kind="llama3", theta=theta, factor=factor, original_max_positions=8_192), 131_072
     contexts = {10_000.0: 4_096, 500_000.0: 8_192, 1_000_000.0: 16_384}  # Llama 2, Llama 3, CodeLlama

@@ -33,6 +33,15 @@ from llm_sepweight import PartSpec
 
 # Keys of Llama folders that change nothing in what the model computes, beyond those of every family.
 _INERT = INERT_KEYS | {"is_llama_config", "max_sequence_length", "pretraining_tp"}
+_REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("quantization_config", (), "its weights are quantized; use the unquantized checkpoint"),
+    ("quantization", (), "its weights are quantized; use the unquantized checkpoint"),  # as MLX spells it
+    ("hidden_act", ("silu", "swish"), "a Llama has silu"),
+    ("activation", ("swiglu",), "a Llama has silu and a gate"),  # Falcon 3 says so beside hidden_act
+    ("rope_interleaved", (False,), "heads must turn their first half against the second"),
+    ("partial_rotary_factor", (1,), "only whole heads are rotated"),
+    ("use_sliding_window", (False,), "each position sees all earlier ones"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +69,22 @@ class Config:
             raise ValueError(f"{self.num_heads} heads can't share {self.num_kv_heads} kv heads evenly")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {self.head_dim}")
+        widest = max(self.vocab_size, self.dim, self.hidden_dim, self.num_heads * self.head_dim)
+        if widest > 2**28:  # bytes of a weight are counted in 63 bits
+            raise ValueError(f"a vocabulary or width of {widest} is not supported: the limit is 2^28")
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a config.json. ValueError names a key that is missing, malformed or not supported."""
         keys = ConfigKeys(raw)
-        keys.require("quantization_config", (), "its weights are quantized; use the unquantized checkpoint")
-        keys.require("hidden_act", ("silu", "swish"), "a Llama has silu")
-        keys.require("rope_interleaved", (False,), "heads must turn their first half against the second")
+        for key, allowed, why in _REQUIRED:
+            keys.require(key, allowed, why)
         dim, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
-        max_positions = keys.integer("max_position_embeddings")
+        head_dim = keys.optional_integer("head_dim")
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"hidden_size {dim} doesn't part into {num_heads} heads evenly, and head_dim is missing")
+        length, old = "max_position_embeddings", "max_sequence_length"  # conversions of LLaMA 1 have the old one alone
+        max_positions = keys.optional_integer(length) or keys.optional_integer(old) or keys.integer(length)
         config = cls(
             vocab_size=keys.integer("vocab_size"),
             dim=dim,
@@ -77,7 +92,7 @@ class Config:
             num_layers=keys.integer("num_hidden_layers"),
             num_heads=num_heads,
             num_kv_heads=keys.integer("num_key_value_heads", default=num_heads),
-            head_dim=keys.integer("head_dim", default=dim // num_heads),
+            head_dim=head_dim or dim // num_heads,
             max_positions=max_positions,
             norm_eps=keys.number("rms_norm_eps"),
             rope=parse_rope(keys, max_positions=max_positions),
@@ -259,13 +274,10 @@ def _preset(layers: int, dim: int, hidden: int, heads: int, kv_heads: int, **mor
     return Config(num_heads=heads, num_kv_heads=kv_heads, head_dim=dim // heads, **values)
 
 
-def _llama3_rope(factor: float) -> Rope:
-    return Rope(kind="llama3", theta=500_000.0, factor=factor, original_max_positions=8_192)
-
-
+_LLAMA3: dict[str, Any] = {"kind": "llama3", "theta": 500_000.0, "original_max_positions": 8_192}
 _V3: dict[str, Any] = {"vocab_size": 128_256, "max_positions": 8_192, "rope": Rope(theta=500_000.0)}
-_V31: dict[str, Any] = {"vocab_size": 128_256, "max_positions": 131_072, "rope": _llama3_rope(8.0)}
-_V32: dict[str, Any] = _V31 | {"rope": _llama3_rope(32.0), "tie_embeddings": True}
+_V31: dict[str, Any] = {"vocab_size": 128_256, "max_positions": 131_072, "rope": Rope(factor=8.0, **_LLAMA3)}
+_V32: dict[str, Any] = _V31 | {"rope": Rope(factor=32.0, **_LLAMA3), "tie_embeddings": True}
 _CODE: dict[str, Any] = {"vocab_size": 32_016, "max_positions": 16_384, "rope": Rope(theta=1_000_000.0)}
 
 # The sizes people name, from the config.json of each release: layers, C, hidden width, H, K

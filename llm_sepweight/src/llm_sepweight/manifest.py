@@ -10,7 +10,7 @@ import torch
 
 from .dtypes import DTYPE_NAMES, DTYPES, torch_name
 from .errors import WeightsError
-from .layout import file_section, split_name
+from .layout import file_section, section_file, split_name
 from .safe import read_json
 from .spec import MAX_LAYERS
 
@@ -96,14 +96,17 @@ def _parse(value: dict[str, object]) -> Manifest:
     files = {name: _parse_file(name, _get(raw_files, name, dict), num_layers) for name in raw_files}
     raw_tied = _get(value, "tied", dict)
     tied = {name: _get(raw_tied, name, str) for name in raw_tied}
-    _check_tied(tied)
+    _check_tied(tied, files)
     return Manifest(num_layers=num_layers, files=files, tied=tied)
 
 
-def _check_tied(tied: dict[str, str]) -> None:
+def _check_tied(tied: dict[str, str], files: dict[str, FileRecord]) -> None:
     for name, stored in tied.items():
-        split_name(name)
+        section, key = split_name(name)
         split_name(stored)
+        file = section_file(section)
+        if file in files and key in files[file].tensors:
+            raise _FieldError(f"'tied' maps {name!r} to {stored!r}, though {file} holds it as well")
         if stored in tied:
             raise _FieldError(f"'tied' maps {name!r} to {stored!r}, which isn't stored either")
 

@@ -72,6 +72,12 @@ def open_file(path: Path) -> FileIO:
         raise WeightsError(f"{path}: can't be read ({error.strerror})") from None
 
 
+def refuse_pointer(head: bytes, path: Path) -> None:
+    """Refuses what git leaves in a file's place when LFS isn't installed; `head` is how the file begins."""
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: a Git LFS pointer instead of the file; run 'git lfs pull' or download it again")
+
+
 def check_file_name(name: object, suffixes: tuple[str, ...], source: Path) -> str:
     """`name` itself if it is a plain file name on every operating system; `source` is the file that names it."""
     if not isinstance(name, str):

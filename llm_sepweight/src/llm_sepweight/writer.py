@@ -15,6 +15,7 @@ from .layout import MANIFEST, Section, file_section, join_name, section_file, se
 from .manifest import FileRecord, Manifest
 from .safe import check_file_name
 from .stored import Pending, pending, target_dtype, write_file
+from .tying import find_tied
 from .weights import Weights
 
 Tensors = Weights | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -100,16 +101,7 @@ def _shared(tensors: Tensors) -> dict[str, str]:
         return dict(tensors.sectioned().tied)
     if not isinstance(tensors, Mapping):
         return {}  # a streamed tensor may be freed, and its address be another's
-    mapping = cast("Mapping[str, Tensor]", tensors)
-    first: dict[object, str] = {}
-    tied: dict[str, str] = {}
-    for name in sorted(mapping, key=lambda name: section_order(split_name(name)[0])):
-        tensor = mapping[name]
-        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        stored = first.setdefault(memory, name) if tensor.numel() and tensor.device.type != "meta" else name
-        if stored != name:
-            tied[name] = stored
-    return tied
+    return find_tied(_in_order(cast("Mapping[str, Tensor]", tensors)))
 
 
 def _sections(
@@ -138,10 +130,13 @@ def _from_pairs(
     tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Pending]]:
     if isinstance(tensors, Mapping):
-        pairs = cast("Mapping[str, Tensor]", tensors).items()
-        tensors = sorted(pairs, key=lambda pair: section_order(split_name(pair[0])[0]))
+        tensors = _in_order(cast("Mapping[str, Tensor]", tensors))
     for name, tensor in tensors:
         yield name, pending(tensor, dtype)
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    return sorted(tensors.items(), key=lambda pair: section_order(split_name(pair[0])[0]))
 
 
 def _check_tied(tied: Mapping[str, str], records: Mapping[str, FileRecord], path: Path) -> None:

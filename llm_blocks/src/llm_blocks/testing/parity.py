@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 
 from llm_blocks.saving import save
-from llm_blocks.testing.laws import TOLERANCE, greedy
+from llm_blocks.testing.laws import close, greedy
 
 
 def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> Any:
@@ -37,13 +36,13 @@ def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
 @torch.inference_mode()
 def check_logits(model: Any, reference: Any, ids: Tensor, *, decode: int) -> None:
     """Logits of ids (B, T) at once, then of their last `decode` ids one by one with a cache, equal the reference's."""
-    _close(model(ids), reference(ids, use_cache=False).logits, "prefill")
+    close(model(ids), reference(ids, use_cache=False).logits, "prefill")
     batch, time = ids.shape
     cache, past = model.new_cache(batch, time), None
     for chunk in ids.split([time - decode] + [1] * decode, dim=1):
         out = reference(chunk, past_key_values=past, use_cache=True)
         past = out.past_key_values
-        _close(model(chunk, cache), out.logits, f"cached decode at {cache.lengths}")
+        close(model(chunk, cache), out.logits, f"cached decode at {cache.lengths}")
 
 
 @torch.inference_mode()
@@ -66,8 +65,4 @@ def check_saved(model: Any, folder: Path, ids: Tensor, **options: Any) -> None:
     reference, notes = loaded
     wrong = {kind: sorted(names) for kind, names in notes.items() if names}
     assert not wrong, f"transformers finds {wrong}"
-    _close(model(ids), reference.eval()(ids, use_cache=False).logits, "saved and loaded by transformers")
-
-
-def _close(found: Tensor, wanted: Tensor, what: str) -> None:
-    assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda text: f"{what}: {text}")
+    close(model(ids), reference.eval()(ids, use_cache=False).logits, "saved and loaded by transformers")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..dtypes import DTYPES
 from ..errors import WeightsError
-from ..safe import open_file, parse_json
+from ..safe import open_file, parse_json, refuse_pointer
 from .base import TensorFile, TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -107,6 +107,7 @@ def _read_header(file: FileIO, path: Path) -> tuple[dict[str, TensorInfo], dict[
     if len(prefix) < 8 or (length <= MAX_HEADER_BYTES and 8 + length > size):
         raise WeightsError(f"{path}: truncated within the header ({size} bytes)")
     if length > MAX_HEADER_BYTES:
+        refuse_pointer(prefix + file.read(32), path)
         raise WeightsError(f"{path}: no safetensors file, its header would have {length} bytes")
     header = parse_json(file.read(length), path)
     header.pop("__metadata__", None)

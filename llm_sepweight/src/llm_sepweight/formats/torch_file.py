@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import WeightsError
-from ..safe import open_file
+from ..safe import open_file, refuse_pointer
+from ..tying import find_tied
 from .base import TensorFile, TensorInfo
 
 _ZIP = b"PK\x03\x04"
@@ -39,7 +40,7 @@ class TorchFile(TensorFile):
         self.path = path
         self._tensors: dict[str, Tensor] | None = _load(path)
         self.infos = {key: _info(tensor, path) for key, tensor in self._tensors.items()}
-        self._tied = _find_tied(self._tensors)
+        self._tied = find_tied(self._tensors.items())
 
     @property
     def tied(self) -> dict[str, str]:
@@ -62,7 +63,9 @@ class TorchFile(TensorFile):
 
 def _load(path: Path) -> dict[str, Tensor]:
     with open_file(path) as file:
-        mapped = file.read(4) == _ZIP  # the format before torch 1.6 can't be mapped
+        head = file.read(32)
+    refuse_pointer(head, path)
+    mapped = head.startswith(_ZIP)  # the format before torch 1.6 can't be mapped
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # either it loads or it doesn't
@@ -71,6 +74,8 @@ def _load(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         if isinstance(error, UnpicklingError):
             reason = f"its pickle asks for more than plain tensors, nothing of it was run: {reason}"
+        else:
+            reason = f"damaged, or not from torch.save: {reason}"
         raise WeightsError(f"{path}: refused as a file of tensors ({reason})") from None
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: must hold a dictionary of tensors, not {type(value).__name__}")
@@ -94,15 +99,3 @@ def _check(key: object, tensor: object, path: Path) -> None:
 
 def _info(tensor: Tensor, path: Path) -> TensorInfo:
     return TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype, file=path, nbytes=tensor.nbytes)
-
-
-def _find_tied(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Names whose tensor is the same memory as an earlier one's."""
-    first: dict[object, str] = {}
-    tied: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        stored = first.setdefault(memory, key) if tensor.numel() else key
-        if stored != key:
-            tied[key] = stored
-    return tied
