@@ -128,3 +128,10 @@ def test_a_real_shell_sees_the_sentence_and_the_code(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "model.safetensors: truncated" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_claim_of_countless_layers_builds_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A config.json with 2**27 layers made a module for each of them until the memory was gone."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2**27}))
+    refused(capsys, ["info", str(folder)], (1,), "config.json says the model has")

@@ -78,7 +78,21 @@ def test_a_question_longer_than_the_context_leaves_the_history_as_it_was(llm: LL
     with pytest.raises(ValueError, match="128"):
         chat.ask("x" * 200)
     assert chat.messages == before
-    assert say(chat, "two")
+    second = say(chat, "two")
+    assert second == llm.generate([*before, {"role": "user", "content": "two"}], **SETTINGS)
+
+
+def test_a_question_longer_than_the_context_does_not_hide_the_turns_before_it(llm: LLM):
+    """All turns were left out to make room for it, and stayed left out after it had been refused."""
+    notices: list[str] = []
+    chat = session(llm, notice=notices.append)
+    for text in ("one", "two"):
+        say(chat, text)
+    with pytest.raises(ValueError, match="128"):
+        chat.ask("x" * 200)
+    assert notices == []
+    conversation = [*chat.messages, {"role": "user", "content": "three"}]
+    assert say(chat, "three") == llm.generate(conversation, **SETTINGS)
 
 
 def test_an_interrupted_answer_stays_as_far_as_it_came(llm: LLM):
@@ -117,6 +131,34 @@ def test_an_answer_made_again_takes_the_place_of_the_last(llm: LLM):
         session(llm).regenerate()
 
 
+def test_an_answer_made_again_and_stopped_at_once_leaves_the_last_one(llm: LLM):
+    """The question and its answer were gone when Ctrl-C came before the first token."""
+    chat = session(llm)
+    first = say(chat, "one")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = llm.model.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(chat.regenerate())
+    hook.remove()
+    assert [message["content"] for message in chat.messages] == ["one", first]
+
+
+def test_an_answer_that_nobody_began_to_read_leaves_no_question_behind(llm: LLM):
+    """A question alone stayed in the history, and templates that want turns to alternate refused every next one."""
+    chat = session(llm)
+    chat.ask("one").close()
+    assert chat.messages == []
+
+
+def test_a_base_model_with_sentencepiece_keeps_the_space_between_turns(stories: Path):
+    """`Once upon a` and its answer were joined to `Once upon atime` for the next turn."""
+    chat = ChatSession(LLM.load(stories), settings={"temperature": 0, "max_new_tokens": 1})
+    assert say(chat, "Once upon a") == " time"
+
+
 def test_a_seed_repeats_a_conversation(llm: LLM):
     settings = {"temperature": 2.0, "seed": 5}
     talks = []
@@ -147,6 +189,7 @@ def test_settings_are_parsed_checked_and_used(llm: LLM):
     [
         ("temprature", "1", "did you mean temperature"),
         ("temperature", "warm", "number.*warm"),
+        ("top_k", "1.5", "whole number.*1.5"),
         ("temperature", "-1", "temperature.*-1"),
         ("colour", "1", "there are"),
     ],
@@ -173,3 +216,14 @@ def test_save_writes_the_whole_conversation_and_overwrites_nothing(llm: LLM, tmp
     }
     with pytest.raises(ValueError, match="exists"):
         chat.save(target)
+
+
+def test_save_to_a_place_that_cannot_be_written_is_a_sentence(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The error of the system ended the program, and with it the conversation that was to be saved."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("absent/talk.json", "~no-such-user/talk.json", "x" * 300):
+        with pytest.raises(ValueError, match="give another path"):
+            session(llm).save(name)
+    assert list(tmp_path.iterdir()) == []

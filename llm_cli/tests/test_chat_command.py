@@ -47,9 +47,9 @@ def reader(lines: Iterable[str | type[BaseException]]) -> Callable[[str], str]:
     return read
 
 
-def talked(*lines: str | type[BaseException], multiline: bool = False) -> Stub:
+def talked(*lines: str | type[BaseException], multiline: bool = False, typed: bool = False) -> Stub:
     stub = Stub()
-    talk(stub, reader(lines), multiline=multiline)  # type: ignore[arg-type]
+    talk(stub, reader(lines), multiline=multiline, typed=typed)  # type: ignore[arg-type]
     return stub
 
 
@@ -70,8 +70,33 @@ def test_interrupting_an_answer_stops_it_and_not_the_program(capsys: pytest.Capt
     assert capsys.readouterr().out == "you said \nyou said go on\n"
 
 
+def test_interrupting_every_answer_stops_answers_alone():
+    """Ctrl-C in two answers one after the other ended the program, though a line had been typed in between."""
+    interrupted = ["interrupt me"] * 3
+    assert talked(*interrupted, "go on", typed=True).asked == [*interrupted, "go on"]
+    assert talked("interrupt me", KeyboardInterrupt, "more", typed=True).asked == ["interrupt me", "more"]
+    assert talked(*interrupted, "go on").asked == interrupted[:2]  # from a pipe nothing else would end it
+
+
+def test_an_answer_interrupted_while_it_is_written_is_noted_before_the_next_question(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+):
+    """The stopped answer entered the history after the question that followed it."""
+    chat = ChatSession(llm, settings={"temperature": 0, "max_new_tokens": 4})
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_cli.commands.chat.write_text", write)
+    talk(chat, reader(["one", "two"]))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert [message["content"] for message in chat.messages[::2]] == ["one", "two"]
+
+
 def test_interrupting_twice_in_a_row_leaves():
-    assert talked("interrupt me", KeyboardInterrupt, "more").asked == ["interrupt me"]
     assert talked(KeyboardInterrupt, "one", KeyboardInterrupt, "two").asked == ["one", "two"]
     assert talked(KeyboardInterrupt, KeyboardInterrupt, "more").asked == []
 

@@ -105,6 +105,7 @@ def test_stop_may_be_given_more_than_once(generate: Any, instruct: Path, llm: LL
         (["--top_p", "0"], 2, ["top_p"]),
         (["--prompt_ids", "1,b"], 2, ["1,b", "1,403,407"]),
         (["--num_samples", "0"], 2, ["num_samples"]),
+        (["--prompt", "a", "--prompt_ids", "1"], 2, ["--prompt and --prompt_ids"]),
         (["--prompt", "x" * 200], 1, ["tokens", "128"]),  # right in itself, but not for this model
         (["--prompt_ids", "1,400"], 1, ["400", "263"]),
     ],
@@ -124,3 +125,14 @@ def test_stories260k_through_the_command_continues_as_recorded(stories: Path, gr
     command += ["--max_new_tokens", str(len(greedy_ids))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout)["token_ids"] == greedy_ids
+
+
+def test_ids_take_no_system_prompt(generate: Any, instruct: Path):
+    """It was left out without a word."""
+    _, err = generate(instruct, "--prompt_ids", "3,4", "--sys_prompt", "be kind", code=1)
+    assert "ids go to the model as they are" in err
+
+
+def test_a_seed_too_large_is_wrong_usage(generate: Any, instruct: Path):
+    """The weights were read first, and the code was that of a failure."""
+    assert "seed must be" in generate(instruct, "--seed", 2**63 - 1, "--num_samples", 2, code=2)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def test_doctor_as_json_has_every_section(capsys: Any, monkeypatch: pytest.Monke
     assert found["versions"]["torch"].split(".")[0].isdigit()
 
 
+def test_doctor_works_where_torch_does_not_load(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended with the very error that it is asked to explain."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert any("torch does not load" in problem for problem in found["problems"])
+    assert found["devices"] == {}
+    assert found["cpu"]["cores"] == os.cpu_count()
+
+
 def test_doctor_never_tells_the_token(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_thisIsASecretOfTheTests")
     run(["doctor"])
@@ -103,10 +114,12 @@ def test_doctor_never_tells_the_token(capsys: Any, monkeypatch: pytest.MonkeyPat
 def test_doctor_tells_another_llm_and_what_is_missing() -> None:
     found = diagnose()
     found["paths"]["other llm"] = "the installed package 'llm' also provides a command called llm"
+    found["paths"]["demo model"] = None
     found["versions"] |= {"architectures": [], "torch": None}
     wrong = problems(found)
     assert [sentence.split(";")[0] for sentence in wrong] == [
         "the installed package 'llm' also provides a command called llm",
         "no architecture is installed",
         "torch is not installed",
+        "the model that ships inside is missing",
     ]

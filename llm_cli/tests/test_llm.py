@@ -275,3 +275,24 @@ def test_stories260k_in_ragged_company(stories: Path, greedy_ids: list[int]):
     prompts = [[1], [1, *greedy_ids[:40]], [1, *greedy_ids[:7]]]
     rows = llm.generate(prompts, return_as_token_ids=True, temperature=0, ignore_eos=True, max_new_tokens=60)
     assert [row.tolist() for row in rows] == [greedy_ids[:60], greedy_ids[40:100], greedy_ids[7:67]]
+
+
+def test_a_text_and_its_continuation_make_one_text(stories: Path):
+    """The space in front of the first word was lost, because the continuation was decoded as a text of its own."""
+    llm = fp32(stories)
+    options = {"temperature": 0, "max_new_tokens": 10}
+    beginning = "Once upon a"
+    continuation = llm.generate(beginning, **options)
+    assert continuation.startswith(" time, ")
+    ids = [*llm.encode(beginning), *llm.generate(beginning, return_as_token_ids=True, **options).tolist()]
+    assert beginning + continuation == llm.tokenizer.decode(ids)
+    assert "".join(llm.generate(beginning, stream=True, **options)) == continuation
+
+
+def test_no_stop_can_be_said_as_none(llm: LLM):
+    assert llm.generate("hello", stop=None, **GREEDY) == llm.generate("hello", **GREEDY)
+
+
+def test_benchmark_takes_every_argument_of_generate(llm: LLM):
+    text, _ = llm.benchmark(prompt="hello", return_as_token_ids=True, **GREEDY)
+    assert text == llm.generate("hello", **GREEDY)

@@ -71,7 +71,7 @@ def test_a_file_only_where_one_is_asked_for(tmp_path: Path) -> None:
 def test_a_hub_id_is_fetched(downloads: Any) -> None:
     assert resolve("org/tiny", access_token="secret") == Path("checkpoints/org/tiny")
     assert downloads == [
-        ("org/tiny", Path("checkpoints"), {"access_token": "secret", "tokenizer_only": False}),
+        ("org/tiny", Path("checkpoints"), {"access_token": "secret", "tokenizer_only": False, "to_run": True}),
     ]
 
 
@@ -127,3 +127,18 @@ def test_demo_is_the_model_that_ships_unless_a_folder_has_that_name(tmp_path: Pa
     assert resolve("demo") == resolve(None) == models.demo_folder()
     checkpoint(tmp_path / "demo")
     assert resolve("demo") == Path("demo")
+
+
+def test_a_folder_of_meta_says_how_to_convert_it(tmp_path: Path) -> None:
+    """It passed as a checkpoint, and then its config.json "can't be read"."""
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "consolidated.00.pth").touch()
+    assert resolve("meta", allow_file=True) == Path("meta")
+    with pytest.raises(ModelNotFoundError, match="`llm convert meta FOLDER`"):
+        resolve("meta")
+
+
+def test_a_name_that_begins_with_the_home_of_nobody() -> None:
+    """pathlib raises RuntimeError for it, which was reported as a fault of ours."""
+    with pytest.raises(ModelNotFoundError, match="no model '~no-such-user/tiny'"):
+        resolve("~no-such-user/tiny")

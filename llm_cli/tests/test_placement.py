@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llm_cli import placement
-from llm_cli.placement import place
+from llm_cli.placement import check_change, place
 
 
 def on_cpu(**settings: object) -> placement.Placement:
@@ -54,3 +54,26 @@ def test_a_setting_that_is_unknown_or_not_available_says_so(settings: dict[str, 
 def test_an_absent_accelerator_is_named():
     with pytest.raises(ValueError, match="'cuda' is not present"):
         on_cpu(accelerator="cuda")
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "wanted", "refused"),
+    [
+        (torch.float16, "bf16-true", "32-true", True),
+        (torch.float32, "bf16-true", "32-true", True),
+        (torch.bfloat16, "16-true", "bf16-true", True),
+        (torch.float16, "32-true", "16-true", False),
+        (torch.bfloat16, "bf16-true", "32-true", False),
+        (torch.float32, "bf16-true", "bf16-true", False),
+    ],
+)
+def test_another_precision_is_refused_where_the_present_one_has_rounded(
+    stored: torch.dtype, now: str, wanted: str, refused: bool
+):
+    """Weights of float16 that had been read as bfloat16 were handed out as float32 with their digits gone."""
+    change = (stored, on_cpu(stored=stored, precision=now), on_cpu(stored=stored, precision=wanted))
+    if refused:
+        with pytest.raises(ValueError, match=r"rounded .* distribute=None"):
+            check_change(*change)
+    else:
+        check_change(*change)

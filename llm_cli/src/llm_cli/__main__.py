@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from types import TracebackType
 
 from llm_cli import errors
+from llm_cli.output import write_notice
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
     sys.excepthook = tell_fault
-    from llm_cli.app import run
-
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console that lacks a character gets a question mark, not an error
     try:
+        from llm_cli.app import run
+
         code = run()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = errors.FAILED
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        code = errors.INTERRUPTED
     sys.exit(code)
 
 
@@ -30,8 +36,8 @@ def tell_fault(kind: type[BaseException], error: BaseException, trace: Traceback
 
     argv, debug = split_debug(sys.argv[1:])
     text = errors.formatted_traceback(error) if debug else ""
-    text += f"llm: error: {errors.explain_fault(error)}\n"
-    sys.stderr.write(errors.redact(text, errors.secrets(argv)))
+    text += f"llm: error: {errors.explain_fault(error)}"
+    write_notice(errors.redact(text, errors.secrets(argv)))
 
 
 if __name__ == "__main__":

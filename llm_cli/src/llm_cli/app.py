@@ -16,6 +16,7 @@ from cyclopts import App, Parameter, Token, env_var_split
 
 from llm_cli import argv as command_line
 from llm_cli import errors
+from llm_cli.output import write_notice
 from llm_cli.usage import usage_sentence
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def report(error: BaseException, sentence: str, argv: Sequence[str], debug: bool
     clash = other_command()
     if clash is not None:
         lines.append(f"llm: note: {clash}; `python -m llm_cli` always runs this one")
-    sys.stderr.write(errors.redact("\n".join(lines), errors.secrets(argv)) + "\n")
+    write_notice(errors.redact("\n".join(lines), errors.secrets(argv)))
     return code
 
 

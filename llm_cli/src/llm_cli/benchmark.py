@@ -18,7 +18,8 @@ def run_benchmark(llm: LLM, num_iterations: int, **arguments: Any) -> tuple[str,
     """The last text, and what `measures` says: numbers for one iteration, lists of numbers for several."""
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be 1 or more, not {num_iterations}")
-    arguments.pop("stream", None)  # it always streams; the argument is accepted, as in generate
+    for name in ("stream", "return_as_token_ids"):  # accepted as in generate; they change nothing that is measured
+        arguments.pop(name, None)
     rounds, text = [], ""
     for _ in range(num_iterations):
         if llm.device.type == "cuda":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from llm_cli.completion import Completion
     from llm_cli.generation import Generation
     from llm_cli.llm import LLM
-    from llm_cli.prompts import Message
+    from llm_cli.prompts import Message, Prompt
 
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "max_new_tokens": int,
@@ -59,29 +60,19 @@ class ChatSession:
         self._answers = 0
         self.set_system(sys_prompt)
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str, None, None]:
         """Say something; the pieces of the answer as they come. Leaving the iterator early keeps what has come.
 
-        Raises ValueError, with the history unchanged, for a text that can't be answered (longer than the context).
+        The turn becomes part of the history with its first token. Raises ValueError, with the history unchanged, for
+        a text that can't be answered (longer than the context).
         """
-        self.messages.append({"role": "user", "content": text})
-        try:
-            return self._answer(self._start())
-        except ValueError:
-            self.messages.pop()
-            raise
+        return self._respond([*self.messages, {"role": "user", "content": text}])
 
-    def regenerate(self) -> Iterator[str]:
+    def regenerate(self) -> Generator[str, None, None]:
         """Answer the last question again, in place of the last answer."""
         if not self.messages:
             raise ValueError("there is no answer to make again yet; ask something first")
-        turn = self.messages[-2:]
-        del self.messages[-2:]
-        try:
-            return self.ask(turn[0]["content"])
-        except ValueError:
-            self.messages += turn
-            raise
+        return self._respond(self.messages[:-1])
 
     def clear(self) -> None:
         """Forget every turn; the system prompt and the settings stay."""
@@ -105,49 +96,56 @@ class ChatSession:
         try:
             new = SETTINGS[key](value)
         except ValueError:
-            raise ValueError(f"{key} must be a number, not {value!r}") from None
+            kind = "a whole number" if SETTINGS[key] is int else "a number"
+            raise ValueError(f"{key} must be {kind}, not {value!r}") from None
         Options(**{**self.settings, key: new})  # raises for a value outside its range
         self.settings[key] = new
         return new
 
     def save(self, path: str | Path) -> Path:
         """Write the conversation as JSON: {"messages": [...], "settings": {...}}. Never overwrites a file."""
-        target = Path(path).expanduser()
-        if target.exists():
-            raise ValueError(f"'{target}' exists already; give another name")
+        target = Path(os.path.expanduser(path))
         system = [] if self.sys_prompt is None else [{"role": "system", "content": self.sys_prompt}]
         text = json.dumps({"messages": system + self.messages, "settings": self.settings}, ensure_ascii=False, indent=2)
-        with atomic_file(target) as file:
-            file.write(text.encode() + b"\n")
+        try:
+            if target.exists():
+                raise ValueError(f"'{target}' exists already; give another name")
+            with atomic_file(target) as file:
+                file.write(text.encode() + b"\n")
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            raise ValueError(f"cannot write '{target}': {why}; give another path") from error
         return target
 
-    def _start(self) -> Generation:
-        """Leave out as many of the oldest turns as an answer needs room, and begin it."""
+    def _respond(self, messages: list[Message]) -> Generator[str, None, None]:
+        """Answer the last of `messages`; as many of the oldest turns as the answer needs room are left out."""
         limit = self._llm.context_length
         room = min(self.settings.get("max_new_tokens", 50), limit // 4)
-        left_out = 0
+        sent_from = self._sent_from
         while True:
-            ids = self._encode(self.messages[self._sent_from :])
-            if len(ids) + room <= limit or self._sent_from + 1 >= len(self.messages):
+            prompt = self._prompt(messages[sent_from:])
+            ids = self._llm.encode(prompt, sys_prompt=self.sys_prompt)
+            if len(ids) + room <= limit or sent_from + 1 >= len(messages):
                 break
-            self._sent_from += 2
-            left_out += 1
+            sent_from += 2
+        # Raises for what can't be answered, before anything has changed.
+        run = self._llm.start(prompt, sys_prompt=self.sys_prompt, cache=self._cache, **self._options())
+        left_out = (sent_from - self._sent_from) // 2
+        self._sent_from = sent_from
         if left_out:
             turns = "the oldest turn is" if left_out == 1 else f"the {left_out} oldest turns are"
             self._notice(f"the context of {limit} tokens is full: {turns} left out from now on")
-        return self._llm.start(ids, cache=self._cache, **self._options())
+        return self._answer(run, messages)
 
-    def _encode(self, messages: list[Message]) -> list[int]:
-        if self._templated:
-            return self._llm.encode(messages, sys_prompt=self.sys_prompt)
-        return self._llm.encode("".join(message["content"] for message in messages))
+    def _prompt(self, messages: list[Message]) -> Prompt:
+        return messages if self._templated else "".join(message["content"] for message in messages)
 
     def _options(self) -> dict[str, Any]:
         """The settings; a seed gives each answer its own, so that an answer made again differs."""
         seed = self.settings.get("seed")
         return {**self.settings, "seed": None if seed is None else seed + self._answers}
 
-    def _answer(self, run: Generation) -> Iterator[str]:
+    def _answer(self, run: Generation, messages: list[Message]) -> Generator[str, None, None]:
         self._answers += 1
         try:
             for piece in run:
@@ -156,6 +154,4 @@ class ChatSession:
             # Also when the caller left early or Ctrl-C came: what was said is part of the conversation.
             self.last = run.completions[0]
             if self.last.token_ids:
-                self.messages.append({"role": "assistant", "content": self.last.text})
-            else:
-                self.messages.pop()
+                self.messages = [*messages, {"role": "assistant", "content": self.last.text}]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import llm_blocks
 import llm_sepweight
+from llm_blocks.loading import require_layers
 from llm_blocks.names import decider
 from llm_cli.hub_files import SMALL
 from llm_sepweight import Weights, WeightsError
@@ -89,6 +90,7 @@ def _folder(path: Path) -> Checkpoint:
 
 def _check_shapes(found: Checkpoint, weights: Weights) -> None:
     """Every tensor that the configuration asks for is there, in its shape; a tied head may be left out."""
+    require_layers(weights, range(found.config.num_layers))  # before a module is made for each that is claimed
     for name, parameter in found.skeleton().named_parameters():
         if name not in weights:
             raise WeightsError(f"'{found.path}' lacks {name}, which config.json says the model has; download it again")

@@ -15,6 +15,7 @@ import llm_blocks
 import llm_sepweight
 from llm_blocks.names import to_hf_name
 from llm_cli.checkpoints import EMBEDDING, HEAD, Checkpoint
+from llm_cli.source import find_tokenizer, special_ids
 from llm_sepweight import atomic
 from llm_tokenizer import Tokenizer
 
@@ -98,9 +99,7 @@ def _write_config(path: Path, source: Checkpoint, dtype: torch.dtype | None, tok
     if dtype is not None or source.weights is None:
         raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = _dtype_name(dtype, source)
     if tokenizer is not None:
-        ends = list(tokenizer.end_ids)
-        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
-        raw |= {name: value for name, value in ids.items() if value is not None}
+        raw |= special_ids(tokenizer)
     _write_json(path, raw)
 
 
@@ -131,7 +130,5 @@ def _brought_tokenizer(path: Path, source: Checkpoint) -> tuple[dict[str, Path],
 
 def _names(source: Checkpoint) -> set[str]:
     """The names of the source's own tokenizer files, which a brought one replaces."""
-    from llm_cli.source import find_tokenizer
-
     own = None if source.path.is_file() else find_tokenizer(source.path)
     return set() if own is None else {file.name for file in own.files}

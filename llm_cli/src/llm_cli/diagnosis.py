@@ -23,11 +23,12 @@ ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2")
 
 
 def diagnose() -> dict[str, dict[str, Any]]:
-    """Versions, devices, cpu, compiler, paths and space, by section."""
+    """Versions, devices, cpu, compiler, paths and space, by section; without what torch knows where it doesn't load."""
+    torch_error = _torch_error()
     return {
-        "versions": _versions(),
-        "devices": _devices(),
-        "cpu": _cpu(),
+        "versions": {**_versions(), "torch error": torch_error},
+        "devices": {} if torch_error else _devices(),
+        "cpu": _cpu(with_torch=torch_error is None),
         "compiler": _compiler(),
         "paths": _paths(),
         "space": _space(),
@@ -43,6 +44,11 @@ def problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         wrong.append("no architecture is installed; run `python -m pip install llm_model_llama`")
     if found["versions"]["torch"] is None:
         wrong.append("torch is not installed; run `python -m pip install torch`")
+    elif found["versions"]["torch error"] is not None:
+        why = found["versions"]["torch error"]
+        wrong.append(f"torch does not load ({why}); run `python -m pip install --force-reinstall torch`")
+    if found["paths"]["demo model"] is None:
+        wrong.append("the model that ships inside is missing; name a model in each command, or reinstall llm_cli")
     return wrong
 
 
@@ -65,28 +71,32 @@ def _versions() -> dict[str, Any]:
     }
 
 
+def _torch_error() -> str | None:
+    """Why torch can't be imported, in one line: it is absent, or a library that it needs is."""
+    try:
+        import torch  # noqa: F401  whether it loads is the question
+    except (ImportError, OSError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
 def _devices() -> dict[str, Any]:
     import torch
 
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if _cuda() else []
+    present = torch.cuda.is_available()
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if present else []
     return {"cuda": cuda, "cuda version": torch.version.cuda, "mps": torch.backends.mps.is_available()}
 
 
-def _cuda() -> bool:
+def _cpu(*, with_torch: bool) -> dict[str, Any]:
+    found = {"model": _cpu_model(), "cores": os.cpu_count(), "instruction sets": _instruction_sets()}
+    if not with_torch:
+        return found
     import torch
 
-    return torch.cuda.is_available()
-
-
-def _cpu() -> dict[str, Any]:
-    import torch
-
-    return {
-        "model": _cpu_model(),
-        "cores": os.cpu_count(),
+    return found | {
         "torch threads": torch.get_num_threads(),
         "torch capability": torch.backends.cpu.get_cpu_capability(),
-        "instruction sets": _instruction_sets(),
         "onednn": torch.backends.mkldnn.is_available(),
     }
 

@@ -12,13 +12,16 @@ from llm_cli.completion import Completion, Piece, Row, TokenLogprob
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache, padded, prefill, rounded, spread
 from llm_cli.stopping import StopText
-from llm_tokenizer import Tokenizer
+from llm_tokenizer import TextStream, Tokenizer
+
+CONTEXT = 16  # ids: more than the bytes of a character, so that decoding is in step after so many
 
 
 class Generation:
     """Iterate (once) for the pieces as they come; leaving early is allowed.
 
-    `completions` has what there is so far: prompt by prompt, and sample by sample of each. What can be wrong with
+    `continued` says that the prompts are beginnings of the texts that are generated. `completions` has what there is so
+    far: prompt by prompt, and sample by sample of each. What can be wrong with
     prompts and options raises ValueError here, before any work.
     """
 
@@ -29,6 +32,7 @@ class Generation:
         options: Options,
         *,
         tokenizer: Tokenizer | None,
+        continued: bool = False,
         limit: int,
         fixed_length: int | None = None,
         cache: PromptCache | None = None,
@@ -46,7 +50,7 @@ class Generation:
                 prompt_tokens=len(ids),
                 budget=min(options.max_new_tokens, limit - len(ids)),
                 stop=StopText(options.stop_texts),
-                stream=None if tokenizer is None else tokenizer.stream(),
+                stream=None if tokenizer is None else _stream(tokenizer, ids if continued else []),
                 min_new_tokens=options.min_new_tokens,
             )
             for ids in prompts
@@ -127,6 +131,14 @@ class Generation:
             self._kv = spread(self._model, self._kv, samples, length)
             logits = logits.repeat_interleave(samples, dim=0)
         return logits
+
+
+def _stream(tokenizer: Tokenizer, before: list[int]) -> TextStream:
+    """A decoder for what follows the ids: a word in the middle of a text keeps the space in front of it."""
+    stream = tokenizer.stream()
+    for known in before[-CONTEXT:]:
+        stream.push(known)
+    return stream
 
 
 def texts_of(run: Generation) -> Iterator[str]:

@@ -33,10 +33,12 @@ def download(
     access_token: str | None = None,
     tokenizer_only: bool = False,
     revision: str | None = None,
+    to_run: bool = False,
 ) -> Path:
     """Fetch a model repository into `root/org/name` and return that folder; a folder that is there is returned.
 
-    `access_token` None means the one of HF_TOKEN or of a hub login. With `tokenizer_only` no weights are fetched.
+    `access_token` None means the one of HF_TOKEN or of a hub login. With `tokenizer_only` no weights are fetched, and
+    with `to_run` none of an architecture that isn't installed.
     Raises DownloadError with the way out: no such repository, no right to it, no connection, no space, wrong bytes.
     """
     target = root.joinpath(*_checked_id(repo_id).split("/"))
@@ -47,7 +49,7 @@ def download(
         staging = target.with_name(f".{target.name}.partial")
         staging.mkdir(parents=True, exist_ok=True)
         with _alone(staging, repo_id):
-            files = _fetch_all(session, staging, tokenizer_only)
+            files = _fetch_all(session, staging, tokenizer_only, to_run)
             marker = {
                 "repo_id": repo_id,
                 "revision": revision or "main",
@@ -140,7 +142,7 @@ def _etag_digest(etag: str | None) -> str | None:
     return next((found for kind in ("sha256", "git") if DIGEST.fullmatch(found := f"{kind}:{etag}")), None)
 
 
-def _fetch_all(session: _Session, staging: Path, tokenizer_only: bool) -> list[RemoteFile]:
+def _fetch_all(session: _Session, staging: Path, tokenizer_only: bool, to_run: bool) -> list[RemoteFile]:
     """Bring every file that is wanted into the staging folder, small ones first."""
     from llm_cli.progress import transfer_bars
 
@@ -156,6 +158,8 @@ def _fetch_all(session: _Session, staging: Path, tokenizer_only: bool) -> list[R
             transfer.fetch(file, session.url(file.name), _blob(staging, file), session.headers, bars.of(file))
         if tokenizer_only:
             return small
+        if to_run:
+            _check_architecture(session.repo_id, staging, small)
         weight_map = None if index is None else _weight_map(_blob(staging, small[-1]), index)
         weights = [session.file(name) for name in hub_files.weight_files(session.repo_id, names, weight_map)]
         _check_space(weights, staging)
@@ -163,6 +167,21 @@ def _fetch_all(session: _Session, staging: Path, tokenizer_only: bool) -> list[R
         for file in weights:
             transfer.fetch(file, session.url(file.name), _blob(staging, file), session.headers, bars.of(file))
     return [*small, *weights]
+
+
+def _check_architecture(repo_id: str, staging: Path, small: Sequence[RemoteFile]) -> None:
+    """Refuse a model that could not be run, before gigabytes of it are fetched."""
+    from llm_cli.families import model_types
+    from llm_sepweight import read_json
+
+    config = next((_blob(staging, file) for file in small if file.name == "config.json"), None)
+    found = None if config is None else read_json(config, max_bytes=INDEX_BYTES).get("model_type")
+    known = model_types()
+    if config is not None and found not in known:
+        raise DownloadError(
+            f"'{repo_id}' has the architecture {found!r}, which is not installed (there are {', '.join(known)}); "
+            f"choose another model, or fetch it all the same with `llm download {repo_id}`"
+        )
 
 
 def _blob(staging: Path, file: RemoteFile) -> Path:

@@ -12,8 +12,8 @@ from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, texts_of
 from llm_cli.options import GenerateOptions, Options
-from llm_cli.placement import Placement, place
-from llm_cli.prompts import Prompt, Prompts, as_list, encode_prompt
+from llm_cli.placement import Placement, check_change, place
+from llm_cli.prompts import Prompt, Prompts, as_list, encode_prompt, is_continued
 from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer, write_checkpoint
 from llm_tokenizer import Tokenizer
 
@@ -75,10 +75,12 @@ class LLM:
         accelerator: "auto" takes cuda, else mps, else cpu. precision: "32-true", "bf16-true" or "16-true"; by default
         the checkpoint's own, except that a CPU runs half types in bfloat16 where it has instructions for that and
         else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
-        Raises ValueError for what this version doesn't have: quantize, generate_strategy, more than one device.
+        Raises ValueError for what this version doesn't have (quantize, generate_strategy, more than one device), and
+        for another precision where the present one has rounded the weights.
         """
+        stored = self._source.stored_dtype()
         placement = place(
-            stored=self._source.stored_dtype(),
+            stored=stored,
             accelerator=accelerator,
             devices=devices,
             precision=precision,
@@ -89,6 +91,7 @@ class LLM:
         if self._model is None:
             self._model = self._source.build(placement)
         else:
+            check_change(stored, self._placement, placement)
             self._model.to(device=placement.device, dtype=placement.dtype)
         self._placement = placement
 
@@ -150,13 +153,15 @@ class LLM:
         """
         rest: dict[str, Any] = dict(options)
         sys_prompt, raw, cache = rest.pop("sys_prompt", None), rest.pop("raw", False), rest.pop("cache", None)
-        prompts = [self.encode(one, sys_prompt=sys_prompt, raw=raw) for one in as_list(prompt)[0]]
+        each = as_list(prompt)[0]
+        prompts = [self.encode(one, sys_prompt=sys_prompt, raw=raw) for one in each]
         fixed = self._placement is not None and self._placement.fixed_kv_cache_size is not None
         return Generation(
             self.model,
             prompts,
             Options(logprobs=logprobs, num_samples=num_samples, **rest),
             tokenizer=self._tokenizer,
+            continued=is_continued(each[0], self._tokenizer, raw=raw),  # a list holds prompts of one kind
             limit=self.context_length,
             fixed_length=self.context_length if fixed else None,
             cache=cache,
@@ -238,7 +243,8 @@ class LLM:
         """Continue a prompt: a text, messages (dicts with role and content), a list of ids, or a list of these.
 
         A text or messages go through the checkpoint's chat template where it has one; `raw=True` leaves a text alone
-        and `sys_prompt` adds a system message. The prompt isn't part of the result. Prompts of unequal length run as
+        and `sys_prompt` adds a system message. The prompt isn't part of the result; a text without template and its
+        result make one text when joined. Prompts of unequal length run as
         one batch. Prompt and answer share `context_length` tokens: a longer prompt raises, a longer answer ends there.
 
         Gives a str; with stream=True an iterator of pieces (never half a character, never a part of a stop string);

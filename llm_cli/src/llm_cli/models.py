@@ -33,7 +33,7 @@ def resolve(
 
     Looked up in this order: a path; a name under `checkpoint_root()`; a hub id `org/name`, which is fetched there
     when `download` allows it. With `tokenizer_only` a folder without weights will do, a file too, and no weights are
-    fetched. `allow_file` is for whoever reads formats that are one file.
+    fetched. `allow_file` is for whoever reads what has no config.json: formats that are one file, and Meta's folders.
     Raises ModelNotFoundError with the nearest known name.
     """
     if model is None:
@@ -41,7 +41,7 @@ def resolve(
     name = os.fspath(model)
     if not name:
         raise ModelNotFoundError("the model's name is empty; give a folder, a name under checkpoints/, or a hub id")
-    for path in dict.fromkeys((Path(name).expanduser(), checkpoint_root() / name)):
+    for path in dict.fromkeys((Path(os.path.expanduser(name)), checkpoint_root() / name)):
         if path.exists() and not (download and _lacks_weights(path, name, tokenizer_only)):
             return _checked(path, tokenizer_only, allow_file)
     if name == DEMO.name:
@@ -50,7 +50,7 @@ def resolve(
     if download and HUB_ID.fullmatch(name) and not Path(name).parent.is_dir():
         from llm_cli.hub import download as fetch
 
-        return fetch(name, checkpoint_root(), access_token=access_token, tokenizer_only=tokenizer_only)
+        return fetch(name, checkpoint_root(), access_token=access_token, tokenizer_only=tokenizer_only, to_run=True)
     raise ModelNotFoundError(_not_found(name))
 
 
@@ -87,10 +87,17 @@ def _checked(path: Path, tokenizer_only: bool, allow_file: bool) -> Path:
         folder = f"give its folder '{path.parent}'" if (path.parent / "config.json").exists() else ""
         way_out = folder or f"make a folder of it with `llm convert {path} FOLDER`, if it is a llama2.c model"
         raise ModelNotFoundError(f"'{path}' is a file, not a checkpoint folder; {way_out}")
-    if not tokenizer_only and not (path / "config.json").exists() and not any(path.glob("consolidated*.pth")):
+    if tokenizer_only or (path / "config.json").exists():
+        return path
+    if not any(path.glob("consolidated*.pth")):
         raise ModelNotFoundError(
             f"the folder '{path}' holds no config.json, so it is no checkpoint{_inside(path)}; "
             "give the folder that has config.json and the weights"
+        )
+    if not allow_file:
+        raise ModelNotFoundError(
+            f"the folder '{path}' holds a model in Meta's format; make a checkpoint of it with "
+            f"`llm convert {path} FOLDER`"
         )
     return path
 
@@ -103,7 +110,7 @@ def _inside(path: Path) -> str:
 
 def _not_found(name: str) -> str:
     known = local_names()
-    beside = Path(name).expanduser().parent
+    beside = Path(os.path.expanduser(name)).parent
     siblings = [str(beside / path.name) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
     hint = suggestion(name, [*known, *(other.rpartition("/")[2] for other in known), *siblings])
     listed = f" (there are {', '.join(known[:8])})" if known and not hint else ""

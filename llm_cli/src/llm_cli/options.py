@@ -25,7 +25,7 @@ class SamplingOptions(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     logit_bias: Mapping[int, float] | Tensor | None
-    stop: str | int | Sequence[str | int]
+    stop: str | int | Sequence[str | int] | None
     ignore_eos: bool
     seed: int | None
 
@@ -57,7 +57,7 @@ class Options:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: Mapping[int, float] | Tensor | None = None
-    stop: str | int | Sequence[str | int] = ()
+    stop: str | int | Sequence[str | int] | None = None
     ignore_eos: bool = False
     seed: int | None = None
     num_samples: int = 1
@@ -70,12 +70,18 @@ class Options:
                 raise ValueError(f"{name} must be a whole number from 1 up, not {value!r}")
         if any(stop == "" or not isinstance(stop, str | int) for stop in self.stops):
             raise ValueError(f"stop must hold non-empty strings or ids, not {self.stop!r}")
+        self._check_seed()
         llm_sampler.SamplingOptions(**self.sampling())  # checks the values of the filters
+
+    def _check_seed(self) -> None:
+        low, high = -(2**63), 2**63 - self.num_samples  # sample i draws with seed + i, all of them of 64 bits
+        if self.seed is not None and not (isinstance(self.seed, int) and low <= self.seed <= high):
+            raise ValueError(f"seed must be a whole number from {low} to {high}, not {self.seed!r}")
 
     @property
     def stops(self) -> tuple[str | int, ...]:
         """The stop strings and ids, also when one alone was given."""
-        return (self.stop,) if isinstance(self.stop, str | int) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str | int) else tuple(self.stop or ())
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

@@ -7,15 +7,40 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+# Text of a model or a checkpoint could move the cursor, retitle the window or answer for the person who reads it.
+CONTROLS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},  # a picture of each, as in ␛
+    ord("\r"): None,
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters made harmless: pictures of them, but for tabs and line ends."""
+    return text.translate(CONTROLS)
+
+
+def write_text(text: str) -> None:
+    """Text on stdout at once; where that is a terminal, nothing in it controls the terminal."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def write_notice(text: str) -> None:
+    """A line on stderr, without control characters."""
+    sys.stderr.write(visible(text) + "\n")
+    sys.stderr.flush()
+
 
 def write_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    """One JSON object on one line of stdout, in ASCII, so that it is the same in every locale and console."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
 
 
 def write_lines(*lines: str) -> None:
     """The lines on stdout."""
-    sys.stdout.write("".join(line + "\n" for line in lines))
+    write_text("".join(line + "\n" for line in lines))
 
 
 def write_table(rows: Mapping[str, object]) -> None:

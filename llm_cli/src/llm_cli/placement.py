@@ -43,6 +43,17 @@ def place(
     return Placement(device=device, dtype=_dtype(precision, stored, device), fixed_kv_cache_size=fixed_kv_cache_size)
 
 
+def check_change(stored: torch.dtype, now: Placement | None, wanted: Placement) -> None:
+    """Raise ValueError where a model would get a dtype that the rounding when it was read has made pointless."""
+    if now is None or wanted.dtype == now.dtype or now.dtype in (stored, torch.float32):
+        return
+    names = [str(dtype).removeprefix("torch.") for dtype in (stored, now.dtype, wanted.dtype)]
+    raise ValueError(
+        f"the weights were rounded from {names[0]} to {names[1]} when they were read, which {names[2]} can't undo; "
+        "load the model again with distribute=None, and give the precision in its first .distribute()"
+    )
+
+
 def fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (AMX or AVX-512 on x86, the BF16 extension on Arm)."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent from the oldest torch that we accept

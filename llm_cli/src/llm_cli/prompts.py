@@ -57,6 +57,11 @@ def encode_prompt(
     return tokenizer.encode_chat(_with_system(messages, sys_prompt))  # type: ignore[arg-type]
 
 
+def is_continued(prompt: Prompt, tokenizer: Tokenizer | None, *, raw: bool = False) -> bool:
+    """Whether the prompt is a text that the answer goes on with, rather than a turn that it replies to, or ids."""
+    return isinstance(prompt, str) and (raw or tokenizer is None or tokenizer.chat_template is None)
+
+
 def _with_system(messages: list[Message], sys_prompt: str | None) -> list[Message]:
     if sys_prompt is None:
         return messages

@@ -41,11 +41,6 @@ class PromptCache:
         self._ids += ids
 
 
-def new_cache(model: Any, batch: int, length: int, limit: int) -> Any:
-    """An empty KV cache of `batch` rows with `length` positions, rounded up, but no more than `limit`."""
-    return model.new_cache(batch, rounded(length, limit))
-
-
 def rounded(length: int, limit: int) -> int:
     """`length` rounded up to the step in which caches grow, but no more than `limit`."""
     return min(limit, -(-length // ROUND) * ROUND)

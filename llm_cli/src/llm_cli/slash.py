@@ -1,6 +1,6 @@
 """The slash commands of `llm chat`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from llm_cli.chat import ChatSession
@@ -12,7 +12,7 @@ class Outcome:
     """What a line from the user leads to: something to tell, an answer to show, or the end."""
 
     notice: str = ""
-    answer: Iterator[str] | None = None
+    answer: Generator[str, None, None] | None = None
     leave: bool = False
 
 

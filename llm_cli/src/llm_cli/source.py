@@ -78,10 +78,14 @@ def write_checkpoint(model: Any, tokenizer: Tokenizer | None, folder: str | Path
     """Write a Hugging Face folder: config, weights and the tokenizer's files, complete or not at all."""
     if tokenizer is None:
         return llm_blocks.save(model, folder)
+    return llm_blocks.save(model, folder, extra_config=special_ids(tokenizer), copy=tokenizer.files)
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What config.json says of a tokenizer: the ids that begin and end a text, as far as it has them."""
     ends = list(tokenizer.end_ids)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
-    known = {name: value for name, value in ids.items() if value is not None}
-    return llm_blocks.save(model, folder, extra_config=known, copy=tokenizer.files)
+    return {name: value for name, value in ids.items() if value is not None}
 
 
 def _presets() -> dict[str, Any]:

@@ -188,6 +188,14 @@ def test_a_repository_without_readable_weights(hub: Any, tmp_path: Path) -> None
     assert "holds no weights that can be read" in fails(tmp_path)
 
 
+def test_a_model_that_could_not_run_is_refused_before_its_weights(hub: Any, tmp_path: Path) -> None:
+    """Gigabytes came first, and the architecture that isn't installed was told after them."""
+    hub.files["config.json"] = b'{"model_type": "lstm"}'
+    assert "'lstm', which is not installed (there are llama" in fails(tmp_path, to_run=True)
+    assert hub.gets(WEIGHTS) == []
+    assert (fetch(tmp_path) / WEIGHTS).exists()
+
+
 def test_a_full_disk_is_told_before_the_weights(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     assert "free some space" in fails(tmp_path)

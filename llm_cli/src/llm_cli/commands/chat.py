@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from llm_cli.commands.sampling import DEFAULT_SAMPLING, AccessToken, Model, Precision, Sampling, SystemPrompt
 from llm_cli.errors import usage
+from llm_cli.output import write_notice, write_text
 
 if TYPE_CHECKING:
     from llm_cli.chat import ChatSession
@@ -40,43 +41,52 @@ def chat(
     with usage():  # a wrong value is told before the weights are read
         Options(**settings)
     llm = LLM.load(model, access_token=access_token, distribute=None)
-    session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=_notice)
+    session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
     llm.distribute(precision=precision)
     if llm.tokenizer.chat_template is None:
-        _notice("this model has no chat template, so it continues the text instead of answering")
+        write_notice("this model has no chat template, so it continues the text instead of answering")
     if sys.stdin.isatty():
-        _notice("/help lists the commands; Ctrl-D leaves")
-    talk(session, line_reader(), multiline=multiline)
+        write_notice("/help lists the commands; Ctrl-D leaves")
+    talk(session, line_reader(), multiline=multiline, typed=sys.stdin.isatty())
 
 
-def talk(session: ChatSession, read: Callable[[str], str], *, multiline: bool = False) -> None:
+def talk(session: ChatSession, read: Callable[[str], str], *, multiline: bool = False, typed: bool = False) -> None:
     """Read, answer, repeat, until /exit, the end of the input, or Ctrl-C twice in a row.
 
     `read` shows a prompt and gives the next line, raises EOFError at the end and KeyboardInterrupt on Ctrl-C.
-    Answers go to stdout, everything else to stderr.
+    Ctrl-C in an answer only stops it; where lines aren't `typed`, and the next answer would follow at once, doing
+    that twice in a row leaves. Answers go to stdout, everything else to stderr.
     """
-    from llm_cli.slash import respond
-
     interrupts = 0
     while interrupts < 2:
+        answering = False
         try:
             text = _read_text(read, multiline)
-            if text.strip():
-                outcome = respond(session, text)
-                if outcome.leave:
-                    return
-                if outcome.notice:
-                    _notice(outcome.notice)
-                if outcome.answer is not None:
-                    _show(session, outcome.answer)
+            answering = True
+            if text.strip() and _left(session, text):
+                return
             interrupts = 0
         except EOFError:
+            if typed:
+                write_notice("")  # the shell's prompt gets a line of its own
             return
         except KeyboardInterrupt:
-            interrupts += 1
-            _notice("" if interrupts > 1 else "\n(Ctrl-C again or Ctrl-D leaves)")
+            interrupts = 0 if answering and typed else interrupts + 1
+            write_notice("(stopped)" if answering else "" if interrupts > 1 else "\n(Ctrl-C again or Ctrl-D leaves)")
         except ValueError as error:
-            _notice(str(error))
+            write_notice(str(error))
+
+
+def _left(session: ChatSession, text: str) -> bool:
+    """Do what a line says, and tell whether it was to leave. Raises ValueError."""
+    from llm_cli.slash import respond
+
+    outcome = respond(session, text)
+    if outcome.notice:
+        write_notice(outcome.notice)
+    if outcome.answer is not None:
+        _show(session, outcome.answer)
+    return outcome.leave
 
 
 def line_reader() -> Callable[[str], str]:
@@ -110,25 +120,19 @@ def _read_text(read: Callable[[str], str], multiline: bool) -> str:
     return "\n".join(lines)
 
 
-def _show(session: ChatSession, answer: Iterator[str]) -> None:
+def _show(session: ChatSession, answer: Generator[str, None, None]) -> None:
     """Write an answer as it comes, and its speed after it."""
     if sys.stderr.isatty():
         sys.stderr.write(REPLY)
         sys.stderr.flush()
     try:
         for piece in answer:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            write_text(piece)
     finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        answer.close()  # the session notes now what was said, also when Ctrl-C came while we were writing
+        write_text("\n")
     last = session.last
     assert last is not None
     speed = f", {last.tokens_per_second:.1f} tokens/s" if last.tokens_per_second else ""
     ended = "; max_new_tokens or the context ended it" if last.finish_reason == "length" else ""
-    _notice(f"({len(last.token_ids)} tokens{speed}{ended})")
-
-
-def _notice(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    write_notice(f"({len(last.token_ids)} tokens{speed}{ended})")

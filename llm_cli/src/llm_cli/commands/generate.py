@@ -10,11 +10,12 @@ from cyclopts import Parameter
 
 from llm_cli.commands.sampling import DEFAULT_SAMPLING, AccessToken, Model, Precision, Sampling, SystemPrompt
 from llm_cli.errors import usage
-from llm_cli.output import write_json
+from llm_cli.output import write_json, write_lines, write_text
 
 if TYPE_CHECKING:
     from llm_cli.completion import Completion
     from llm_cli.llm import LLM
+    from llm_cli.prompts import Prompt
 
 QUESTION = "What food do llamas eat?"
 
@@ -24,8 +25,9 @@ def generate(
     /,
     *,
     prompt: Annotated[
-        str, Parameter(help="The text to continue or answer; - reads it from stdin, without its last newline.")
-    ] = QUESTION,
+        str | None,
+        Parameter(help=f"The text to continue or answer, by default {QUESTION!r}; - reads it from stdin."),
+    ] = None,
     sys_prompt: SystemPrompt = None,
     num_samples: Annotated[int, Parameter(help="How many continuations to make.")] = 1,
     max_new_tokens: Annotated[int, Parameter(help="Most tokens of a continuation.")] = 50,
@@ -41,51 +43,54 @@ def generate(
     access_token: AccessToken = None,
 ) -> None:
     """Continue a prompt. The text alone goes to stdout, as it comes where there is one sample."""
-    options: dict[str, Any] = {"seed": secrets.randbits(31), **sampling.given()}
-    options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
-    options |= {"ignore_eos": ignore_eos, "num_samples": num_samples}
-    with usage():
-        given = None if prompt_ids is None else parse_ids(prompt_ids)
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" and given is None else prompt
+    options: dict[str, Any] = {"seed": secrets.randbits(31), **sampling.given(), "num_samples": num_samples}
+    options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ignore_eos": ignore_eos}
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
     from llm_cli.options import Options
 
     # Wrong values, and a prompt that doesn't fit, are told before the weights are read.
     with usage():
+        source = read_text(prompt) if prompt_ids is None else parse_ids(prompt_ids, prompt)
         Options(**options)
     llm = LLM.load(model, access_token=access_token, distribute=None)
-    ids = given or llm.encode(text, sys_prompt=sys_prompt, raw=raw)
+    ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
     if not json and not llm.has_tokenizer:
         raise ValueError("this checkpoint has no tokenizer to make text with; add --json to get the ids")
     llm.distribute(precision=precision)
-    completions = write_samples(llm, ids, options, as_json=json)
+    completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
     _report(completions, options["seed"] if sampling.temperature > 0 else None)
 
 
-def parse_ids(text: str) -> list[int]:
-    """`1,403,407` as a list. Raises ValueError."""
+def read_text(prompt: str | None) -> str:
+    """The prompt itself, or for `-` what stands on stdin, without its last newline."""
+    return sys.stdin.read().removesuffix("\n") if prompt == "-" else QUESTION if prompt is None else prompt
+
+
+def parse_ids(text: str, prompt: str | None = None) -> list[int]:
+    """`1,403,407` as a list. Raises ValueError, also where a prompt in words was given as well."""
+    if prompt is not None:
+        raise ValueError("--prompt and --prompt_ids both say what to continue; give one of them")
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--prompt_ids takes numbers with commas between, as in 1,403,407, not {text!r}") from None
 
 
-def write_samples(llm: LLM, ids: list[int], options: dict[str, Any], *, as_json: bool) -> list[Completion]:
+def write_samples(llm: LLM, prompt: Prompt, options: dict[str, Any], *, as_json: bool) -> list[Completion]:
     """Generate and write the samples to stdout: as text, streamed where there is one, or as JSON lines."""
-    run = llm.start(ids, **options)
+    run = llm.start(prompt, **options)
     if as_json or options["num_samples"] > 1:
         for completion in run.finish():
             if as_json:
                 write_json(as_dict(completion))
             else:
-                sys.stdout.write(f"{completion.text}\n")
+                write_lines(completion.text or "")
         return run.completions
     for piece in run:
-        sys.stdout.write(piece.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        write_text(piece.text)
+    write_text("\n")
     return run.completions
 
 
