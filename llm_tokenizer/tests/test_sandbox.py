@@ -4,10 +4,10 @@ import sys
 import time
 
 import pytest
-from llm_tokenizer.files import MAX_TEMPLATE_BYTES
-from llm_tokenizer.sandbox import ChatTemplate
 
 from llm_tokenizer import TokenizerError
+from llm_tokenizer.files import MAX_TEMPLATE_BYTES
+from llm_tokenizer.sandbox import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
