@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llm_cli import placement
-from llm_cli.placement import check_change, place
+from llm_cli.placement import check_change, place, settle_threads
 
 
 def on_cpu(**settings: object) -> placement.Placement:
@@ -77,3 +77,22 @@ def test_another_precision_is_refused_where_the_present_one_has_rounded(
             check_change(*change)
     else:
         check_change(*change)
+
+
+@pytest.mark.parametrize(
+    ("width", "wish", "threads"), [(8, None, 1), (8, "2", 2), (8192, None, 2)], ids=["small", "told", "large"]
+)
+def test_a_small_model_computes_on_one_thread_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, width: int, wish: str | None, threads: int
+):
+    """The model that ships wrote 6 tokens a second instead of 200 while another process used the processors."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        settle_threads(torch.nn.Linear(width, width, bias=False, dtype=torch.float32))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

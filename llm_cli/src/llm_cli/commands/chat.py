@@ -37,12 +37,14 @@ def chat(
     from llm_cli.chat import ChatSession
     from llm_cli.llm import LLM
     from llm_cli.options import Options
+    from llm_cli.placement import settle_threads
 
     with usage():  # a wrong value is told before the weights are read
         Options(**settings)
     llm = LLM.load(model, access_token=access_token, distribute=None)
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
     llm.distribute(precision=precision)
+    settle_threads(llm.model)
     if llm.tokenizer.chat_template is None:
         write_notice("this model has no chat template, so it continues the text instead of answering")
     if sys.stdin.isatty():

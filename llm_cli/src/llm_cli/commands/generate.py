@@ -48,6 +48,7 @@ def generate(
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
     from llm_cli.options import Options
+    from llm_cli.placement import settle_threads
 
     # Wrong values, and a prompt that doesn't fit, are told before the weights are read.
     with usage():
@@ -59,6 +60,7 @@ def generate(
     if not json and not llm.has_tokenizer:
         raise ValueError("this checkpoint has no tokenizer to make text with; add --json to get the ids")
     llm.distribute(precision=precision)
+    settle_threads(llm.model)
     completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
     _report(completions, options["seed"] if sampling.temperature > 0 else None)
 
