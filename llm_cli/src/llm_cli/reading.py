@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 512  # positions of a prompt in one forward: bounds the memory of attention scores and hidden states
+CHUNK = 1024  # positions of a prompt in one forward: bounds the memory of hidden states; smaller is slower
 ROUND = 256  # caches grow in steps, so that a conversation doesn't copy its cache every turn
 
 
