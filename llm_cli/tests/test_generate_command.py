@@ -105,6 +105,7 @@ def test_stop_may_be_given_more_than_once(generate: Any, instruct: Path, llm: LL
         (["--top_p", "0"], 2, ["top_p"]),
         (["--prompt_ids", "1,b"], 2, ["1,b", "1,403,407"]),
         (["--num_samples", "0"], 2, ["num_samples"]),
+        (["--logprobs", "2"], 2, ["add --json"]),
         (["--prompt", "a", "--prompt_ids", "1"], 2, ["--prompt and --prompt_ids"]),
         (["--prompt", "x" * 200], 1, ["tokens", "128"]),  # right in itself, but not for this model
         (["--prompt_ids", "1,400"], 1, ["400", "263"]),
@@ -117,6 +118,15 @@ def test_wrong_values_are_one_sentence_and_nothing_on_stdout(
     assert out == ""
     assert len(err.strip().splitlines()) == 1
     assert all(word in err for word in words)
+
+
+def test_logprobs_of_each_id_and_of_the_best_ones(generate: Any, instruct: Path):
+    out, _ = generate(instruct, *PRECISE, "--json", "--temperature", "0", "--logprobs", "2")
+    told = json.loads(out)
+    assert [one["id"] for one in told["logprobs"]] == told["token_ids"]
+    for one in told["logprobs"]:
+        assert len(one["top"]) == 2
+        assert one["top"][0] == [one["id"], one["logprob"]]  # greedy: the chosen id is the best
 
 
 def test_stories260k_through_the_command_continues_as_recorded(stories: Path, greedy_ids: list[int]):

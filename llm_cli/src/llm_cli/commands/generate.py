@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -40,11 +41,15 @@ def generate(
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
+    logprobs: Annotated[
+        int | None, Parameter(help="With --json: log-probabilities of each id, and of this many best ones.")
+    ] = None,
     access_token: AccessToken = None,
 ) -> None:
     """Continue a prompt. The text alone goes to stdout, as it comes where there is one sample."""
     options: dict[str, Any] = {"seed": secrets.randbits(31), **sampling.given(), "num_samples": num_samples}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ignore_eos": ignore_eos}
+    options |= {"logprobs": logprobs}
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
     from llm_cli.options import Options
@@ -54,6 +59,8 @@ def generate(
     with usage():
         source = read_text(prompt) if prompt_ids is None else parse_ids(prompt_ids, prompt)
         Options(**options)
+        if logprobs is not None and not json:
+            raise ValueError("--logprobs are told in JSON alone; add --json")
     llm = LLM.load(model, access_token=access_token, distribute=None)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
@@ -99,7 +106,10 @@ def write_samples(llm: LLM, prompt: Prompt, options: dict[str, Any], *, as_json:
 def as_dict(completion: Completion) -> dict[str, Any]:
     """What --json says of a sample; `tokens_per_second` is that of decoding, without the prompt."""
     names = ("text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second")
-    return {name: getattr(completion, name) for name in names}
+    told = {name: getattr(completion, name) for name in names}
+    if completion.logprobs is not None:
+        told["logprobs"] = [asdict(one) for one in completion.logprobs]
+    return told
 
 
 def _report(completions: list[Completion], seed: int | None) -> None:
