@@ -105,3 +105,9 @@ def test_wrong_arguments_are_refused(options: dict, message: str):
 def test_bad_logits_are_refused():
     with pytest.raises(ValueError, match="NaN"):
         beam_search(lambda ids: torch.full((1, 1, 3), torch.nan), torch.tensor([1]), max_new_tokens=2)
+
+
+def test_an_end_id_is_an_id():
+    """-1 was taken as an index from the end: the last token of the vocabulary ended beams."""
+    with pytest.raises(ValueError, match=r"end_ids must hold ids .* got -1"):
+        beam_search(model(0), torch.tensor([1]), max_new_tokens=2, end_ids=[-1])

@@ -142,3 +142,9 @@ def test_filters_leave_their_input_alone():
     before = logits.clone()
     filters.typical_p(filters.min_p(filters.top_p(filters.top_k(filters.temperature(logits, 0.5), 4), 0.9), 0.1), 0.9)
     assert torch.equal(logits, before)
+
+
+def test_top_k_takes_the_lowest_ids_of_equal_logits_and_orders_negative_ones():
+    logits = torch.tensor([[-1.0, 2.0, -torch.inf, 2.0, -0.5, 2.0]], dtype=torch.bfloat16)
+    for k, kept in ((2, [1, 3]), (4, [1, 3, 4, 5]), (5, [0, 1, 3, 4, 5]), (60, [0, 1, 3, 4, 5])):
+        assert filters.top_k(logits, k)[0].isfinite().nonzero().flatten().tolist() == kept

@@ -263,3 +263,16 @@ def test_bad_logits_come_to_light_on_an_accelerator_too(table, options: dict, de
     assert seen[2][1] == -1  # the row that is bad shows no id
     with pytest.raises(ValueError, match="row 1 hold NaN"):
         next(run)
+
+
+@pytest.mark.parametrize("top_p", [None, 0.9])
+def test_equal_logits_at_the_edge_of_top_k_are_chosen_the_same_in_any_company(top_p: float | None):
+    """`topk` leaves open which of equal values it takes: a neighbour with a larger top_k changed a row in bfloat16."""
+    logits = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    prompt = torch.tensor([[1], [1]])
+    options = {"temperature": 1.5, "top_p": top_p}
+    for seed in range(40):
+        alone = rows(sample(lambda ids: logits[:1, None], prompt[:1], 4, seeds=[seed], top_k=20, **options))
+        for neighbour in (100, None):
+            run = sample(lambda ids: logits[:, None], prompt, 4, seeds=[seed, 9], top_k=[20, neighbour], **options)
+            assert rows(run)[0] == alone[0]

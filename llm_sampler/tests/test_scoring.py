@@ -80,7 +80,7 @@ def test_choose_by_sum_mean_and_what_the_prompt_adds():
         ((PROMPT, [[1, -2]]), {}, "continuations .* -2"),
         ((PROMPT, [[1]]), {"batch_size": 0}, "batch_size"),
         ((torch.zeros(2, 3, dtype=torch.int64), [[1]]), {}, "one per continuation"),
-        ((PROMPT, [[1]]), {"lengths": [1, 2]}, "one integer per prompt"),
+        ((PROMPT, [[1]]), {"lengths": [1, 2]}, "one integer per row"),
         ((PROMPT, [[1]]), {"unconditional": []}, "unconditional must hold at least one id"),
     ],
 )
@@ -103,3 +103,22 @@ def test_bad_logits_and_missing_positions_are_named(table):
         score(lambda ids: broken[ids], PROMPT, ANSWERS, batch_size=1)
     with pytest.raises(ValueError, match="at all 7 positions"):
         score(lambda ids: table[ids][:, -1:], PROMPT, ANSWERS)
+
+
+@pytest.mark.parametrize("lengths", [[-1], [0], [4], [2.0]])
+def test_lengths_of_prompts_are_checked(attention, lengths: list):
+    """A length of -1 cut the last id off, and one past the width was taken for the width."""
+    with pytest.raises(ValueError, match="lengths must be integers from 1 to 3"):
+        score(attention, PROMPT, [[4]], lengths=lengths)
+
+
+def test_an_id_past_the_vocabulary_is_a_value_error(attention):
+    """It was the RuntimeError of an index out of bounds."""
+    with pytest.raises(ValueError, match="continuations must be below the 11 tokens of the logits, got 11"):
+        score(lambda ids: attention(ids.clamp(max=10)), PROMPT, [[4], [11]])
+
+
+def test_a_continuation_that_is_impossible_in_any_case_is_not_chosen():
+    """-inf minus -inf is NaN, and argmax takes NaN for the largest."""
+    logits = torch.tensor([0.0, -torch.inf, 0.0])
+    assert choose(lambda ids: logits.expand(*ids.shape, 3), PROMPT, [[1], [2]], by="normalised", unconditional=[0]) == 1

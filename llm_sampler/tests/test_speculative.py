@@ -85,6 +85,19 @@ def test_a_row_with_its_seed_is_independent_of_its_neighbours():
         assert (alone[0].item(), alone[1].item()) == (accepted[row].item(), after[row].item())
 
 
+def test_a_count_above_the_proposals_is_all_of_them():
+    """The id behind the last kept one was drawn as if a proposal had been refused there."""
+    target, draft = distributions(1, 40, 3), distributions(2, 40, 2)
+    ids = draft.argmax(-1)
+    runs = [
+        speculative_accept(ids, draft, target, counts=torch.full((40,), count), seeds=list(range(40)))
+        for count in (2, 9)
+    ]
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert (runs[0][0] == 2).any()
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
 def test_greedy_keeps_the_common_beginning():
     best = torch.tensor([[1, 2, 3, 0], [1, 2, 3, 0], [1, 2, 3, 0], [1, 2, 3, 0]])
     logits = torch.nn.functional.one_hot(best, VOCAB).float()

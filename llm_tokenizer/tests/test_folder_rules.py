@@ -190,3 +190,53 @@ def test_a_damaged_llama2c_file_is_refused_or_still_reads(
         with contextlib.suppress(TokenizerError):
             tokenizer = Tokenizer.load(path)
             assert tokenizer.decode(tokenizer.encode("Once upon")) == "Once upon"
+
+
+def test_a_key_that_only_ends_like_a_tokens_name_is_left_alone(folder: Any) -> None:
+    """Any number or list under a key ending in _token made the folder unreadable."""
+    names = {"bos_token": "<s>", "num_image_token": 256, "skipped_token": ["<s>"], "image_token": {"content": "</s>"}}
+    folder.tokenizer().json("tokenizer_config.json", names)
+    assert Tokenizer.load(folder.path).bos_id == BOS
+    folder.json("tokenizer_config.json", {"bos_token": 256})
+    with pytest.raises(TokenizerError, match="bos_token must be a string"):
+        Tokenizer.load(folder.path)
+
+
+def test_a_vocabulary_with_holes_still_names_its_last_token(folder: Any) -> None:
+    """Ids past the number of tokens had no token, though encoding gave them."""
+    tokenizer = json.loads((folder.tokenizer().path / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zz"] = 500
+    folder.json("tokenizer.json", tokenizer)
+    assert Tokenizer.load(folder.path).id_to_token(500) == "zz"
+
+
+def test_a_llama2c_file_without_a_space_adds_none(tmp_path: Path) -> None:
+    """The added space became a byte, which decoding takes for the text's own."""
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(f"<0x{byte:02X}>".encode() for byte in range(256)), b"a", b"b"]
+    entries = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
+    (tmp_path / "tokenizer.bin").write_bytes(struct.pack("<i", 6) + entries)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("ab", bos=False) == [259, 260]
+    assert tokenizer.decode(tokenizer.encode("b a")) == "b a"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"eos_token": "<|im_end|>"},
+        {"extra_special_tokens": {"turn_token": "<|im_end|>"}},
+        {"added_tokens_decoder": {"259": {"content": "<|im_end|>", "special": True}}},
+    ],
+)
+def test_an_added_token_that_the_folder_names_is_special(folder: Any, config: dict[str, Any]) -> None:
+    """Finetunes end turns with a token that tokenizer.json adds as an ordinary one; it stood in every answer."""
+    entry = dict.fromkeys(("single_word", "lstrip", "normalized", "special"), False)
+    tokenizer = json.loads((folder.tokenizer().path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({"id": 259, "content": "<|im_end|>", "rstrip": True, **entry})
+    folder.json("tokenizer.json", tokenizer).json("tokenizer_config.json", config)
+    loaded = Tokenizer.load(folder.path)
+    ids = loaded.encode("a<|im_end|>  b")
+    assert (len(ids), ids[1]) == (3, 259)
+    assert loaded.decode(ids) == "ab"
+    assert loaded.decode(ids, skip_special=False) == "a<|im_end|>b"
+    assert len(loaded.encode("<|im_end|>", parse_special=False)) == 10

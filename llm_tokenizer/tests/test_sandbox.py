@@ -165,3 +165,11 @@ def test_nothing_runs_while_compiling() -> None:
 def test_a_template_file_has_a_size() -> None:
     with pytest.raises(TokenizerError, match="at most"):
         ChatTemplate("x" * (MAX_TEMPLATE_BYTES + 1), "here")
+
+
+def test_time_grows_with_the_messages() -> None:
+    """Half a second for any conversation refused honest templates ten thousand turns on a slow machine."""
+    template = "{% for i in range(99999) %}{% endfor %}"  # takes some hundredths of a second
+    with pytest.raises(TokenizerError, match="it takes more than"):
+        ChatTemplate(template, "here").render({"messages": []}, seconds=0.0)
+    ChatTemplate(template, "here").render({"messages": ["a" * 10_000_000]}, seconds=0.0)

@@ -136,3 +136,10 @@ def test_special_tokens_show_only_when_asked(byte_level: Tokenizer) -> None:
     assert byte_level.decode(ids) == "a"
     assert byte_level.decode(ids, skip_special=False) == "<s>a</s>"
     assert json.loads(byte_level.files[0].read_text())["added_tokens"][0]["content"] == "<s>"
+
+
+@pytest.mark.parametrize("too_large", [2**31, 2**32, 2**40, 2**70])
+def test_an_id_that_no_library_takes_is_empty_too(byte_level: Tokenizer, too_large: int) -> None:
+    """From 2**32 on it was the OverflowError of the tokenizers library."""
+    assert byte_level.decode([too_large]) == ""
+    assert byte_level.id_to_token(too_large) is None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .options import check_integer
 from .prompts import last_logits, read_prompts
+from .stopping import as_lists, check_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ def beam_search(
     prompt, _ = read_prompts(input_ids.unsqueeze(0) if input_ids.dim() == 1 else input_ids, None, 0)
     if prompt.shape[0] != 1:
         raise ValueError(f"beam_search takes one prompt, got {prompt.shape[0]}; call it once for each.")
-    search = _Search(forward_func, sorted(set(end_ids)), beams, returned, length_penalty)
+    search = _Search(
+        forward_func, sorted(set(check_ids("end_ids", as_lists(end_ids)))), beams, returned, length_penalty
+    )
     running, sums = prompt, torch.zeros(1, device=prompt.device)
     done: list[Beam] = []
     for new in range(1, max_new_tokens + 1):

@@ -40,7 +40,7 @@ def _is_argmax(logits: Tensor) -> Tensor:
 
 
 def top_k(logits: Tensor, k: int | Tensor, *, bound: int | None = None) -> Tensor:
-    """Keep the k largest logits of each row, exactly k even where values tie; k < 1 keeps all.
+    """Keep the k largest logits (as float32) of each row; of equal ones the lowest ids, so exactly k. k < 1 keeps all.
 
     `bound` is a number known on the host that no k exceeds: with it a per-row k costs one `topk`, without it a sort.
     """
@@ -52,9 +52,21 @@ def top_k(logits: Tensor, k: int | Tensor, *, bound: int | None = None) -> Tenso
 
 def _best(logits: Tensor, k: Tensor, bound: int) -> Tensor:
     count = min(bound, logits.shape[-1])
-    order = logits.topk(count, dim=-1).indices
+    order = ranked(logits, count)
     kept = (torch.arange(count, device=logits.device) < k).expand_as(order)
     return torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, kept)
+
+
+def ranked(logits: Tensor, count: int) -> Tensor:
+    """Ids (B, count) of the largest logits, best first and equal ones by their id.
+
+    `topk` alone leaves open which of equal values it takes, and that varies with its count: a row in bfloat16, where
+    equal logits are common, would depend on its neighbours' k.
+    """
+    bits = logits.float().contiguous().view(torch.int32)
+    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the order of the floats, as integers
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    return (order.to(torch.int64) * 2**32 - ids).topk(count, dim=-1).indices
 
 
 def top_p(logits: Tensor, p: Number) -> Tensor:
@@ -63,7 +75,7 @@ def top_p(logits: Tensor, p: Number) -> Tensor:
     Holtzman et al. 2019, arXiv 1904.09751. p = 1 keeps everything. Needs the candidates sorted, so apply top_k first
     and only to its candidates where that is possible (`pick` does).
     """
-    ordered, order = logits.float().sort(dim=-1, descending=True)
+    ordered, order = logits.float().sort(dim=-1, descending=True, stable=True)
     return _keep(logits, _smallest_mass(ordered.softmax(dim=-1), order, p))
 
 

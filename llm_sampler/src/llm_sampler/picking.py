@@ -78,7 +78,8 @@ def _warp(scores: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     tokens = torch.arange(scores.shape[-1], device=scores.device)
     if settings.top_k is not None and settings.top_k_everywhere:
         # With a top_k in every row the other filters see its few candidates instead of the whole vocabulary.
-        scores, tokens = scores.topk(settings.top_k_bound, dim=-1)
+        tokens = filters.ranked(scores, settings.top_k_bound)
+        scores = scores.gather(1, tokens)
         ranks = torch.arange(settings.top_k_bound, device=scores.device)
         scores = scores.masked_fill(ranks >= settings.top_k, -torch.inf)
     elif settings.top_k is not None:

@@ -28,7 +28,7 @@ def read_prompts(input_ids: Tensor, lengths: Tensor | Sequence[int] | None, pad_
     if batch == 0 or width == 0:
         raise ValueError(f"input_ids must hold at least one row and one id, got shape ({batch}, {width}).")
     check_integer("pad_id", pad_id, 0)
-    real = _read_lengths(lengths, batch, width)
+    real = read_lengths(lengths, batch, width)
     width = max(real)
     device = input_ids.device
     ids = input_ids[:, :width].to(torch.int64)
@@ -40,7 +40,8 @@ def read_prompts(input_ids: Tensor, lengths: Tensor | Sequence[int] | None, pad_
     return ids, torch.tensor(real, device=device)
 
 
-def _read_lengths(lengths: Any, batch: int, width: int) -> list[int]:
+def read_lengths(lengths: Any, batch: int, width: int) -> list[int]:
+    """The real length of each row as a list, the width for None. Raises ValueError."""
     if lengths is None:
         return [width] * batch
     real = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)

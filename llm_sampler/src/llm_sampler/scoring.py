@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .options import check_integer
-from .prompts import check_logits
+from .prompts import check_logits, read_lengths
 
 Ids = Tensor | Sequence[int]
 ForwardFunc = Callable[[Tensor], Tensor]
@@ -111,7 +111,8 @@ def choose(
         pad_id=pad_id,
     )
     values = scores.normalised if by == "normalised" else scores.mean if by == "mean" else scores.sum
-    return int(values.argmax())
+    # Impossible with and without the prompt has no ratio; argmax would prefer that NaN.
+    return int(values.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax())
 
 
 def _as_ids(name: str, ids: Ids) -> list[int]:
@@ -128,9 +129,7 @@ def _prompts(input_ids: Tensor, lengths: Tensor | Sequence[int] | None, count: i
             f"input_ids must be one prompt (T,) or (1, T), or one per continuation ({count}, T), "
             f"got shape {tuple(input_ids.shape)}."
         )
-    ends = [rows.shape[1]] * rows.shape[0] if lengths is None else torch.as_tensor(lengths).reshape(-1).tolist()
-    if len(ends) != rows.shape[0]:
-        raise ValueError(f"lengths must hold one integer per prompt ({rows.shape[0]}), got {len(ends)}.")
+    ends = read_lengths(lengths, *rows.shape)
     prompts = [_as_ids("input_ids", row[:end]) for row, end in zip(rows, ends, strict=True)]
     return prompts * count if len(prompts) == 1 else prompts
 
@@ -164,6 +163,8 @@ def _score_batch(
     logits = check_logits(forward_func(ids), ids)
     if logits.shape[1] != ids.shape[1]:
         raise ValueError(f"forward_func must return logits at all {ids.shape[1]} positions to score, got one alone.")
+    if (largest := max(map(max, answers))) >= logits.shape[2]:
+        raise ValueError(f"continuations must be below the {logits.shape[2]} tokens of the logits, got {largest}.")
     targets = padded(answers, 0, device)  # (C, N)
     starts = torch.tensor([len(prompt) for prompt in prompts], device=device)
     offsets = torch.arange(targets.shape[1], device=device)

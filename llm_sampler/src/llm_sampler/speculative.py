@@ -95,7 +95,7 @@ def _residual(
         q = torch.zeros_like(p).scatter(1, draft_ids[rows, place].unsqueeze(1), 1.0)
     else:
         q = draft_probs[rows, place].float()
-    refused = accepted < (k if counts is None else counts)
+    refused = accepted < (k if counts is None else counts.clamp(max=k))
     left = torch.where(refused.unsqueeze(1), (p - q).clamp(min=0), p)
     # Rounding may refuse a proposal where p and q agree; nothing is left then, and p is the right answer.
     return torch.where(left.sum(dim=1, keepdim=True) > 0, left, p)

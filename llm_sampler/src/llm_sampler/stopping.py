@@ -81,18 +81,19 @@ def _to_device(table: Tensor | None, device: torch.device) -> Tensor | None:
     return None if table is None else table.to(device)
 
 
-def _listed(value: Any) -> Any:
+def as_lists(value: Any) -> Any:
     """A tensor or sequence as nested lists, and what is neither as it is."""
     if isinstance(value, Tensor):
         return value.tolist()
-    return [_listed(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return [as_lists(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _check_ids(name: str, ids: list[Any]) -> list[int]:
+def check_ids(name: str, ids: Sequence[Any]) -> list[int]:
+    """The ids as a list. Raises ValueError for what is no id."""
     for value in ids:
         if type(value) is not int or value < 0:
             raise ValueError(f"{name} must hold ids (integers of at least 0), got {value!r}.")
-    return ids
+    return list(ids)
 
 
 def _rows(name: str, listed: Any, batch: int, *, one_for_all: bool) -> list[list[Any]]:
@@ -104,20 +105,20 @@ def _rows(name: str, listed: Any, batch: int, *, one_for_all: bool) -> list[list
 
 
 def _end_table(end_ids: Any, batch: int) -> Tensor | None:
-    listed = _listed(end_ids)
+    listed = as_lists(end_ids)
     flat = isinstance(listed, list) and not any(isinstance(row, list) for row in listed)
-    rows = [_check_ids("end_ids", row) for row in _rows("end_ids", listed, batch, one_for_all=flat)]
+    rows = [check_ids("end_ids", row) for row in _rows("end_ids", listed, batch, one_for_all=flat)]
     width = max(map(len, rows))
     return torch.tensor([row + [_NO_ID] * (width - len(row)) for row in rows]) if width else None
 
 
 def _stop_table(stop_ids: Any, batch: int) -> Tensor | None:
-    listed = _listed(stop_ids)
+    listed = as_lists(stop_ids)
     rows = _rows("stop_ids", listed, batch, one_for_all=isinstance(listed, list) and _holds_sequences(listed))
     for stop in (stop for row in rows for stop in row):
         if not isinstance(stop, list) or not stop:
             raise ValueError(f"stop_ids must hold sequences with at least one id, got {stop!r}.")
-        _check_ids("stop_ids", stop)
+        check_ids("stop_ids", stop)
     lines = max(map(len, rows))
     width = max((len(stop) for row in rows for stop in row), default=0)
     if not width:

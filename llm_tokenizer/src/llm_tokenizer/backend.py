@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MAX_IDS = 2**31  # no vocabulary reaches this; the libraries take no larger integers
+
 
 @dataclass(frozen=True, kw_only=True)
 class AddedToken:

@@ -40,7 +40,7 @@ class Budget:
         if self._left < 0:
             raise BudgetError(f"it makes more than {self.limit:,} characters and items")
         if time.thread_time() > self._end:
-            raise BudgetError(f"it takes more than {self._seconds:g} s")
+            raise BudgetError(f"it takes more than {self._seconds:.1f} s")
 
     def weigh(self, value: Any) -> int:
         """The value's weight in units. Raises BudgetError for one that is out of all proportion."""

@@ -23,14 +23,16 @@ class HfBackend:
         self._tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        added = list(added)
         add_tokens(tokenizer, added, source)
-        mark_special(tokenizer, names.values())
+        self._named = [*names.values(), *(token.content for token in added if token.special)]
+        named_ids = mark_special(tokenizer, self._named)
         self._plain: tokenizers.Tokenizer | None = None
         self._lock = threading.Lock()
         self.names = names
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
         self._added = tokenizer.get_added_tokens_decoder()
-        self.special_ids = frozenset(i for i, token in self._added.items() if token.special)
+        self.special_ids = named_ids.union(i for i, token in self._added.items() if token.special)
         self.prefix, self.suffix = _around(tokenizer)
         self.rule = decode_rule(tokenizer)
 
@@ -44,6 +46,7 @@ class HfBackend:
         with self._lock:
             if self._plain is None:
                 plain = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+                mark_special(plain, self._named)
                 plain.encode_special_tokens = True
                 self._plain = plain
         return self._plain
@@ -99,12 +102,13 @@ def add_tokens(tokenizer: tokenizers.Tokenizer, added: Iterable[AddedToken], sou
             )
 
 
-def mark_special(tokenizer: tokenizers.Tokenizer, contents: Iterable[str]) -> None:
-    """Makes vocabulary entries that the folder names (eos_token, ...) special, as transformers does; adds no new id."""
-    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    wanted = [token for token in contents if token not in added and tokenizer.token_to_id(token) is not None]
-    if wanted:
-        tokenizer.add_special_tokens(list(dict.fromkeys(wanted)))
+def mark_special(tokenizer: tokenizers.Tokenizer, contents: Iterable[str]) -> frozenset[int]:
+    """Makes tokens that the folder names (eos_token, ...) special, as transformers does; adds no new id. Their ids."""
+    ids = {content: i for content in contents if (i := tokenizer.token_to_id(content)) is not None}
+    added = tokenizer.get_added_tokens_decoder()
+    # An added token keeps its own white space flags: the library takes an entry that it knows as it is.
+    tokenizer.add_special_tokens([added.get(i, content) for content, i in ids.items()])
+    return frozenset(ids.values())
 
 
 def _around(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

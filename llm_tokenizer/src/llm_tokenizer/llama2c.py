@@ -38,18 +38,20 @@ class Llama2cBackend:
         first = FIRST_BYTE + 256
         self._merges = {piece: (-score, i) for i, (score, piece) in reversed([*enumerate(pieces)][first:])}
         self._squeeze = not any("  " in piece for piece in self._merges)
+        self._lead = " " if " " in self._merges else ""  # as a byte it would be the text's own space in decoding
         self.names: Mapping[str, str] = dict(zip(NAMES, self._pieces, strict=False))
         self.vocab_size = len(pieces)
         self.special_ids = frozenset(range(FIRST_BYTE))
         self.prefix: tuple[int, ...] = (1,)
         self.suffix: tuple[int, ...] = ()
-        self.rule = DecodeRule(piece=self._piece, strip="pieces" if self._squeeze else "piece", bytewise=True)
+        strip = "no" if not self._lead else "pieces" if self._squeeze else "piece"
+        self.rule = DecodeRule(piece=self._piece, strip=strip, bytewise=True)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Ids of the text; the added space goes before the very beginning alone, as for tokenizer.model."""
         ids: list[int] = []
         for i, part in enumerate(self._special_splitter.split(text) if parse_special else [text]):
-            ids += [part] if isinstance(part, int) else self._merge(self._normal(part, lead="" if i else " "))
+            ids += [part] if isinstance(part, int) else self._merge(self._normal(part, lead="" if i else self._lead))
         return ids
 
     def _normal(self, text: str, lead: str) -> str:

@@ -25,6 +25,7 @@ from llm_tokenizer.errors import TokenizerError
 from llm_tokenizer.files import MAX_TEMPLATE_BYTES
 
 MAX_SECONDS = 0.5
+SECONDS_PER_INPUT = 5e-7  # a unit of the messages: ten thousand turns of chat take honest templates most of the above
 MAX_INPUT_UNITS = 2**28
 # What rendering raises for a template's own faults: jinja2's errors and those of the values that it works with.
 FAULTS = (
@@ -54,7 +55,8 @@ class ChatTemplate:
     def render(self, variables: Mapping[str, Any], *, seconds: float = MAX_SECONDS) -> str:
         """The text for these variables, which must be plain JSON data. Raises TokenizerError."""
         try:
-            budget = Budget(Budget(MAX_INPUT_UNITS, seconds).weigh(dict(variables)), seconds)
+            units = Budget(MAX_INPUT_UNITS, seconds).weigh(dict(variables))
+            budget = Budget(units, seconds + SECONDS_PER_INPUT * units)
             return self._template.render({**variables, guards.BUDGET: budget})
         except FAULTS as error:
             raise TokenizerError(f"{self._source}: the chat template can't be rendered: {_reason(error)}") from error

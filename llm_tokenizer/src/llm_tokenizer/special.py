@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_tokenizer.backend import AddedToken, Backend
+from llm_tokenizer.backend import MAX_IDS, AddedToken, Backend
 from llm_tokenizer.errors import TokenizerError
 from llm_tokenizer.files import read_json_if_any
 
+KNOWN = (*(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")), "additional_special_tokens")
 _END = "<|endoftext|>"
 # What a class stands for when tokenizer_config.json names it and leaves the token out, if the vocabulary has it.
 CLASS_NAMES: dict[str, dict[str, str]] = {
@@ -43,15 +44,17 @@ class Statements:
     def names(self, defaults: Mapping[str, str]) -> dict[str, str]:
         """{"bos_token": "<s>", ...} with `defaults` for what no file states. Raises TokenizerError."""
         tokenizer_class = str(self.config.get("tokenizer_class") or "").removesuffix("Fast")
-        stated = {**defaults, **CLASS_NAMES.get(tokenizer_class, {}), **self.special_map, **self.config}
+        extra = self.config.get("extra_special_tokens")
+        more = extra if isinstance(extra, dict) else {}
+        stated = {**defaults, **CLASS_NAMES.get(tokenizer_class, {}), **more, **self.special_map, **self.config}
         named = {key: self._content(key, value) for key, value in stated.items() if _is_name(key) and value is not None}
         return {key: value for key, value in named.items() if value}
 
     def _content(self, key: str, value: object) -> str:
-        """The string of a token that may be spelled out as an object. "" where it is of another kind (a flag)."""
+        """The string of a token that may be spelled out as an object; "" for a key of other meaning that ends alike."""
         if isinstance(value, dict):
             value = value.get("content")
-        if isinstance(value, bool):
+        if not isinstance(value, str) and key not in KNOWN:
             return ""
         if not isinstance(value, str):
             raise TokenizerError(
@@ -147,7 +150,7 @@ def _ids(config: dict[str, Any], source: Path) -> list[int]:
 
 
 def _id(value: object, source: Path) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
+    if type(value) is not int or not 0 <= value < MAX_IDS:
         raise TokenizerError(f"{source}: an id must be an integer from 0, this one is {value!r:.80}.")
     return value
 

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Iterable
 from typing import Protocol
 
-from llm_tokenizer.backend import DecodeRule
+from llm_tokenizer.backend import MAX_IDS, DecodeRule
 from llm_tokenizer.errors import TokenizerError
 
 REPLACEMENT = "\ufffd"
@@ -82,7 +82,7 @@ class TextStream:
         token_id = operator.index(token_id)
         if token_id < 0:
             raise TokenizerError(f"An id is at least 0, this one is {token_id}; leave out the fill of ended rows.")
-        if token_id in self._hidden:
+        if token_id in self._hidden or token_id >= MAX_IDS:
             return ""
         if self._rule.whole is not None:
             self._ids.append(token_id)

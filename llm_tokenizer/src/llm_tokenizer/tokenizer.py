@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from llm_tokenizer.backend import Backend
+from llm_tokenizer.backend import MAX_IDS, Backend
 from llm_tokenizer.chat import Chat, read_templates
 from llm_tokenizer.errors import TokenizerError
 from llm_tokenizer.files import tokenizer_files
@@ -81,7 +81,7 @@ class Tokenizer:
 
     def id_to_token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it (not its text: see `decode`), None for an id without one."""
-        return self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        return self._backend.id_to_token(token_id) if 0 <= token_id < MAX_IDS else None
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it, None for a string that is no token."""
@@ -104,7 +104,7 @@ class Tokenizer:
 
         messages: objects with `role` and `content`; tools: JSON schemas; variables: what else the template asks for,
         such as enable_thinking; all of it plain JSON data. Raises TokenizerError, also for a template that asks for too
-        much: over half a second of processor time, or text out of proportion to the messages.
+        much: processor time (half a second and more for long messages) or text out of all proportion.
         """
         return self._chat.render(messages, tools, add_generation_prompt, variables)
 
