@@ -239,3 +239,13 @@ def test_every_command_reads_its_options_from_the_environment() -> None:
     """The function is inherited by subcommands; one that sets its own config would lose it."""
     app = build_app()
     assert all(app[name].config in (None, (), (from_environment,)) for name in COMMANDS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(("redirection", "code", "said"), [(">/dev/full", 1, 1), (">&-", 0, 0)])
+def test_a_stdout_that_takes_nothing(redirection: str, code: int, said: int) -> None:
+    """A full disk was told three times, once as a fault of ours; a closed stdout was an AttributeError."""
+    command = f"{sys.executable} -m llm_cli download list {redirection}"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, said), done.stderr
+    assert "fault" not in done.stderr

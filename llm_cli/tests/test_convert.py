@@ -240,3 +240,16 @@ def test_a_write_that_fails_leaves_nothing(source: Path, tmp_path: Path, capsys:
 
     monkeypatch.setattr(conversion, "_write_config", full)
     refused(capsys, tmp_path, source, "free some space")
+
+
+def test_a_flipped_byte_is_not_copied_under_new_checksums(source: Path, tmp_path: Path, capsys: Any) -> None:
+    """A damaged sepweight folder became one that verified as sound."""
+    assert run(["convert", str(source), str(tmp_path / "sep"), "--to", "sepweight"]) == 0
+    file = tmp_path / "sep" / "mid.00001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    capsys.readouterr()
+    assert run(["convert", str(tmp_path / "sep"), str(tmp_path / "again"), "--to", "sepweight"]) == 1
+    assert "mid.00001.safetensors: damaged" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()

@@ -142,3 +142,8 @@ def test_a_name_that_begins_with_the_home_of_nobody() -> None:
     """pathlib raises RuntimeError for it, which was reported as a fault of ours."""
     with pytest.raises(ModelNotFoundError, match="no model '~no-such-user/tiny'"):
         resolve("~no-such-user/tiny")
+
+
+def test_a_text_in_the_place_of_a_model_names_the_option() -> None:
+    with pytest.raises(ModelNotFoundError, match="goes behind --prompt"):
+        resolve("Tell me a story")

@@ -1,7 +1,8 @@
 """What the documents show is run: each `python` block, and each `bash` block that calls `llm` or `python`.
 
 The blocks of one document run in order in one folder; consecutive Python blocks are one program, so that a block may
-use the names of the one before. A block right under the comment `<!-- not run: why -->` is only shown.
+use the names of the one before; one that asks for `__main__` is its own. A block right under the comment
+`<!-- not run: why -->` is only shown.
 """
 
 import os
@@ -36,7 +37,8 @@ def blocks(document: Path) -> list[Block]:
         if "<!-- not run" not in (found["before"] or "")
     ]
     for block in (block for block in found if not is_set_up(block)):
-        if joined and joined[-1].kind == block.kind == "python":
+        whole = '__name__ == "__main__"' in block.body  # a program that starts itself again must be alone in its file
+        if joined and joined[-1].kind == block.kind == "python" and not whole:
             joined[-1] = replace(joined[-1], body=joined[-1].body + block.body)
         else:
             joined.append(block)
@@ -53,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
 def run(command: list[str], block: Block, document: Path, folder: Path) -> None:
     """Run one block; it fails with what it printed and where it stands."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=300
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=120
     )
     place = f"{document.relative_to(ROOT)}:{block.line}"
     assert done.returncode == 0, f"{place} exits with {done.returncode}\n{block.body}\n{done.stdout}\n{done.stderr}"

@@ -14,6 +14,9 @@ from llm_cli.output import write_notice
 def main() -> None:
     """Run the command line of this process and exit with its code."""
     sys.excepthook = tell_fault
+    code = errors.DONE
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = io.TextIOWrapper(io.FileIO(os.devnull, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a console that lacks a character gets a question mark, not an error
     try:
@@ -21,9 +24,10 @@ def main() -> None:
 
         code = run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # stdout takes no more: its reader (head, less) has gone, or the disk is full
+        if code == errors.DONE and not isinstance(error, BrokenPipeError):
+            write_notice(f"llm: error: {errors.explain(error)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at exit
         code = errors.FAILED
     except KeyboardInterrupt:  # before there was anything to interrupt
         code = errors.INTERRUPTED

@@ -34,8 +34,11 @@ def convert(
     """Write `source` as the new folder `destination`, in the layout "sepweight" or "hf".
 
     dtype None keeps every tensor's bytes. `tokenizer` is a file or folder that takes the place of the source's own.
-    Raises WeightsError where the destination is taken, ValueError for a tokenizer that doesn't fit.
+    Raises WeightsError where the destination is taken or the source is damaged as far as its checksums tell,
+    ValueError for a tokenizer that doesn't fit.
     """
+    if source.kind == "sepweight":
+        llm_sepweight.verify(source.path)  # the copy gets checksums of its own, which would vouch for the damage
     brought = None if tokenizer is None else _brought_tokenizer(tokenizer, source)
     with atomic.atomic_folder(destination) as folder:
         if layout == "sepweight":

@@ -56,7 +56,8 @@ def explain(error: BaseException) -> str:
 
 
 def _explain_os(error: OSError) -> str:
-    where = f" '{os.fspath(error.filename)}'" if isinstance(error.filename, str | os.PathLike) else ""
+    named = isinstance(error.filename, str | os.PathLike)
+    where = f"use '{os.fspath(error.filename)}'" if named else "read or write"
     ways_out = {
         errno.ENOENT: "check the path",
         errno.EACCES: "check the permissions, or choose another path",
@@ -68,7 +69,7 @@ def _explain_os(error: OSError) -> str:
         errno.EEXIST: "choose another path, or remove what is there",
     }
     way_out = ways_out.get(error.errno or 0, "run again with --debug for details")
-    return f"cannot use{where}: {(error.strerror or type(error).__name__).lower()}; {way_out}"
+    return f"cannot {where}: {(error.strerror or type(error).__name__).lower()}; {way_out}"
 
 
 def explain_fault(error: BaseException) -> str:

@@ -115,6 +115,8 @@ def _not_found(name: str) -> str:
     hint = suggestion(name, [*known, *(other.rpartition("/")[2] for other in known), *siblings])
     listed = f" (there are {', '.join(known[:8])})" if known and not hint else ""
     fetched = f"`llm download {name}` fetches it if it is a hub id" if HUB_ID.fullmatch(name) else ""
+    if " " in name:
+        return f"there is no model '{name}'; a text to continue goes behind --prompt"
     way_out = (
         hint if hint and not fetched else f"{hint or ';'} {fetched or 'give a folder, or a hub id such as org/name'}"
     )
