@@ -29,7 +29,7 @@ def test_each_query_sees_keys_up_to_its_position(kv_heads: int, lengths: list[in
     cache.k[0][:], cache.v[0][:] = old_k, old_v  # what lies beyond a row's length must not be seen
     cache.lengths[:] = lengths
     plan = plan_attention(2, time, counts=None, cache=cache, device=CPU)
-    found = attend(q, *plan.remember(0, k, v), plan)
+    found = attend(q, *plan.remember(0, k, v))
     for row, length in enumerate(lengths):
         keys, values = (torch.cat((old[row, :, :length], new[row]), 1)[None] for old, new in ((old_k, k), (old_v, v)))
         positions = torch.arange(length, length + time)[None]
@@ -41,13 +41,13 @@ def test_without_a_cache_positions_start_at_zero() -> None:
     plan = plan_attention(2, 3, counts=[3, 1], cache=None, device=CPU)
     assert plan.positions.tolist() == [[0, 1, 2]]
     assert plan.ends == [3, 1]
-    assert plan.causal
+    assert plan.views[None].causal
 
 
 def test_gradients_flow_through_attention() -> None:
     q, k, v = (torch.randn(1, 2, 4, 8, requires_grad=True) for _ in range(3))
     plan = plan_attention(1, 4, counts=None, cache=None, device=CPU)
-    attend(q, k, v, plan).square().sum().backward()
+    attend(q, k, v, plan.views[None]).square().sum().backward()
     assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in (q, k, v))
 
 

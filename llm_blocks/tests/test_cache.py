@@ -25,7 +25,7 @@ def test_rows_that_differ_are_written_each_at_its_own_end() -> None:
     cache = _cache()
     cache.lengths[:] = [1, 4]
     plan = plan_attention(2, 2, counts=None, cache=cache, device=CPU)
-    k, v = plan.remember(3, _filled(7.0, 2, 2), _filled(8.0, 2, 2))
+    k, v, _ = plan.remember(3, _filled(7.0, 2, 2), _filled(8.0, 2, 2))
     plan.commit()
     assert cache.lengths == [3, 6]
     assert cache.k[3][:, 0, :, 0].tolist() == [[0, 7, 7, 0, 0, 0], [0, 0, 0, 0, 7, 7]]
@@ -99,7 +99,7 @@ def test_a_cache_may_keep_another_dtype_than_the_model_computes_in(lengths: list
     cache.lengths[:] = lengths
     plan = plan_attention(2, 2, counts=None, cache=cache, device=CPU)
     new = _filled(7.0, 2, 2).bfloat16()
-    k, v = plan.remember(3, new, new + 1)
+    k, v, _ = plan.remember(3, new, new + 1)
     assert (k.dtype, v.dtype, cache.k[3].dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     for row, start in enumerate(lengths):
         assert k[row, 0, start : start + 2].eq(7).all()

@@ -86,7 +86,7 @@ def test_a_tied_head_is_stored_once_and_stays_shared(toy: ModuleType, tmp_path: 
     llm_blocks.save(model, tmp_path / "tied")
     assert "head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
     loaded = llm_blocks.load(tmp_path / "tied")
-    assert loaded.end["head"].weight is loaded.begin["embed"].weight
+    assert loaded.end.head.weight is loaded.begin.embed.weight
     alone = llm_blocks.load(tmp_path / "tied", "1-3 e")
     assert torch.equal(alone(llm_blocks.load(tmp_path / "tied", "b 0-1")(IDS)), loaded(IDS))
 
@@ -118,7 +118,7 @@ def test_a_tied_checkpoint_with_another_head_is_refused(toy: ModuleType, tmp_pat
     llm_blocks.save(llm_blocks.new_model(toy.Config(tie_embeddings=True)), tmp_path / "tied")
     _rewrite(tmp_path / "tied", lambda tensors: tensors | {"head.weight": tensors["embed.weight"].clone()})
     loaded = llm_blocks.load(tmp_path / "tied")
-    assert loaded.end["head"].weight is loaded.begin["embed"].weight
+    assert loaded.end.head.weight is loaded.begin.embed.weight
     _rewrite(tmp_path / "tied", lambda tensors: tensors | {"head.weight": tensors["embed.weight"] + 1})
     with pytest.raises(WeightsError, match="the head differs from the embedding"):
         llm_blocks.load(tmp_path / "tied")

@@ -25,8 +25,8 @@ def test_layers_differ_and_have_the_deviation_asked_for(toy: ModuleType) -> None
 def test_a_tied_end_alone_has_the_weights_of_the_whole(toy: ModuleType) -> None:
     config = toy.Config(tie_embeddings=True)
     whole, end = llm_blocks.new_model(config), llm_blocks.new_model(config, "e")
-    assert whole.end["head"].weight is whole.begin["embed"].weight
-    assert torch.equal(end.end["head"].weight, whole.begin["embed"].weight)
+    assert whole.end.head.weight is whole.begin.embed.weight
+    assert torch.equal(end.end.head.weight, whole.begin.embed.weight)
 
 
 def test_it_is_trainable_and_of_the_dtype_asked_for(toy: ModuleType) -> None:

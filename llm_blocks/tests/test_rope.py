@@ -121,7 +121,12 @@ def test_a_trained_length_beside_a_linear_factor_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("raw", "rule"),
     [
-        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_type 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "mrope", "factor": 2.0}}, "rope_type 'mrope' is not supported"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "lacks the key 'short_factor'"),
+        (
+            {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0, 2.0]}},
+            "short_factor has 1 numbers and long_factor 2",
+        ),
         ({"rope_scaling": {"type": "linear"}}, "lacks the key 'factor'"),
         ({"rope_scaling": {"type": "linear", "facotr": 2.0}}, "lacks the key 'factor'; it has 'facotr'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 3.0}}, "'beta_fast' = 3.0"),

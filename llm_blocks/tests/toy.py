@@ -7,19 +7,20 @@ from typing import Any, ClassVar
 from torch import nn
 
 from llm_blocks import (
+    CacheShape,
     ConfigKeys,
-    KVCache,
+    Decoder,
+    Head,
     RMSNorm,
     Rope,
+    TokenEmbedding,
     attend,
-    last_real,
+    merge_heads,
     parse_rope,
-    part_layers,
-    plan_attention,
-    require_input,
     rope_table,
     rope_to_hf,
     rotate,
+    split_heads,
 )
 
 
@@ -51,51 +52,35 @@ class Config:
 
 
 class Block(nn.Module):
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: Config, layer: int) -> None:
         super().__init__()
+        self.layer, self.head_dim = layer, c.dim // 4
         self.norm = RMSNorm(c.dim, 1e-5)
         self.q = nn.Linear(c.dim, c.dim, bias=False)
         self.kv = nn.Linear(c.dim, c.dim, bias=True)
-        self.kv_heads = c.num_kv_heads
 
-    def forward(self, x, rope, plan, layer):
+    def forward(self, x, rope, plan):
         y = self.norm(x)
-        q = self.q(y).unflatten(-1, (4, -1)).transpose(1, 2)
-        k, v = self.kv(y).unflatten(-1, (2 * self.kv_heads, -1)).transpose(1, 2).chunk(2, dim=1)
-        k, v = plan.remember(layer, rotate(k, rope), v)
-        return x + attend(rotate(q, rope), k, v, plan).transpose(1, 2).flatten(2)
+        q = split_heads(self.q(y), self.head_dim)
+        k, v = split_heads(self.kv(y), self.head_dim).chunk(2, dim=1)
+        k, v, view = plan.remember(self.layer, rotate(k, rope), v)
+        return x + merge_heads(attend(rotate(q, rope), k, v, view))
 
 
-class Model(nn.Module):
+class Model(Decoder):
     def __init__(self, config: Config, part="f") -> None:
-        super().__init__()
-        self.config = config
-        self.part, layers = part_layers(part, config.num_layers)
-        embed = nn.Embedding(config.vocab_size, config.dim)
-        self.begin = nn.ModuleDict({"embed": embed}) if self.part.begin else None
-        self.mid = nn.ModuleDict({str(layer): Block(config) for layer in layers})
-        head = nn.Linear(config.dim, config.vocab_size, bias=False)
-        self.end = nn.ModuleDict({"norm": RMSNorm(config.dim, 1e-5), "head": head}) if self.part.end else None
-        if config.tie_embeddings and self.begin is not None and self.end is not None:
-            head.weight = embed.weight
+        c = config
+        super().__init__(
+            c,
+            part,
+            begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
+            block=lambda layer: Block(c, layer),
+            end=lambda: Head(RMSNorm(c.dim, 1e-5), c.dim, c.vocab_size),
+            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.dim // 4),
+        )
 
-    def forward(self, x, cache=None, *, counts=None, last_only=False):
-        require_input(x, begin=self.begin is not None, dim=self.config.dim)
-        plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device)
-        if self.begin is not None:
-            x = self.begin["embed"](x)
-        rope = rope_table(self.config.rope, self.config.dim // 4, plan.positions, ends=plan.ends)
-        for layer, block in self.mid.items():
-            x = block(x, rope, plan, int(layer))
-        plan.commit()
-        if self.end is None:
-            return x
-        return self.end["head"](self.end["norm"](last_real(x, counts) if last_only else x))
-
-    def new_cache(self, batch, length, *, dtype=None, device="cpu"):
-        like = next(self.parameters()).dtype
-        layers, sizes = [int(layer) for layer in self.mid], {"num_kv_heads": 2, "head_dim": self.config.dim // 4}
-        return KVCache(layers, batch=batch, length=length, dtype=dtype or like, device=device, **sizes)
+    def context(self, plan, dtype):
+        return rope_table(self.config.rope, self.config.dim // 4, plan.positions, ends=plan.ends, dtype=dtype)
 
 
 NAMES = {

@@ -193,7 +193,7 @@ def test_presets_have_the_published_number_of_parameters(name: str, parameters: 
         ({"vocab_size": 2**31 - 1}, "the limit is 2\\^28"),
         ({"num_attention_heads": 2**30}, "doesn't part into"),
         ({"num_attention_heads": 2**30, "head_dim": 2}, "the limit is 2\\^28"),
-        ({"rope_scaling": {"type": "longrope"}}, "rope_type 'longrope'"),
+        ({"rope_scaling": {"type": "mrope"}}, "rope_type 'mrope'"),
         ({"num_key_value_heads": 3}, "8 heads can't share 3 kv heads"),
         ({"head_dim": 7}, "head_dim must be even"),
         ({"tie_word_embeddings": "yes"}, "true or false"),

@@ -10,28 +10,58 @@ from llm_blocks.architectures import (
     installed_architectures,
     installed_importers,
 )
-from llm_blocks.attention import Plan, attend, check_counts, last_real, plan_attention
+from llm_blocks.attention import (
+    alibi_slopes,
+    attend,
+    attend_alibi,
+    attend_softcapped,
+    last_real,
+    merge_heads,
+    split_heads,
+)
 from llm_blocks.cache import KVCache
 from llm_blocks.config import INERT_KEYS, ConfigKeys
+from llm_blocks.decoder import CacheShape, Decoder, Head, TokenEmbedding
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import fill, load, read_config
-from llm_blocks.norm import RMSNorm
-from llm_blocks.rope import RopeTable, attention_scale, rope_frequencies, rope_table, rotate
-from llm_blocks.rope_config import Rope, parse_rope, rope_to_hf
+from llm_blocks.mlp import Experts, GatedMLP
+from llm_blocks.norm import OffsetRMSNorm, RMSNorm
+from llm_blocks.plan import Plan, View, check_counts, plan_attention
+from llm_blocks.rope import (
+    RopeTable,
+    attention_scale,
+    pairs_to_halves,
+    rope_frequencies,
+    rope_table,
+    rotate,
+    yarn_scale,
+)
+from llm_blocks.rope_config import Rope, parse_rope, parse_rope_settings, rope_to_hf
 from llm_blocks.saving import save
 from llm_blocks.slices import part_layers, require_input
 
 __all__ = [
     "INERT_KEYS",
     "ArchitectureError",
+    "CacheShape",
     "ConfigKeys",
+    "Decoder",
+    "Experts",
+    "GatedMLP",
+    "Head",
     "Importer",
     "KVCache",
+    "OffsetRMSNorm",
     "Plan",
     "RMSNorm",
     "Rope",
     "RopeTable",
+    "TokenEmbedding",
+    "View",
+    "alibi_slopes",
     "attend",
+    "attend_alibi",
+    "attend_softcapped",
     "attention_scale",
     "check_counts",
     "fill",
@@ -41,8 +71,11 @@ __all__ = [
     "installed_importers",
     "last_real",
     "load",
+    "merge_heads",
     "new_model",
+    "pairs_to_halves",
     "parse_rope",
+    "parse_rope_settings",
     "part_layers",
     "plan_attention",
     "read_config",
@@ -52,5 +85,7 @@ __all__ = [
     "rope_to_hf",
     "rotate",
     "save",
+    "split_heads",
+    "yarn_scale",
 ]
 __version__ = importlib.metadata.version("llm_blocks")

@@ -1,99 +1,80 @@
-"""Grouped attention over scaled_dot_product_attention.
+"""Grouped attention over scaled_dot_product_attention, and written out where that has no room for a method.
 
-Shapes: B batch, T time (new positions), S positions to look at, H heads, K kv heads, D head size.
+Shapes: B batch, T time (new positions), S keys to look at, H heads, K kv heads, D head size.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_blocks.cache import KVCache
+from llm_blocks.plan import View
 
-Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Where the new positions of one forward stand and what they may see: made once, used by every layer.
-
-    A query at position p of a row sees the keys 0 to p of that row. With `causal` the keys are the new ones
-    themselves; else `mask` (1 or B, 1, T, S) is True where a query sees a key, None where each query sees all S.
-    """
-
-    positions: Tensor  # (1 or B, T) int64
-    starts: list[int]
-    ends: list[int]
-    causal: bool
-    mask: Tensor | None
-    cache: KVCache | None
-    pairs: tuple[Tensor, Tensor, Tensor] | None  # row, time and slot of each real new position, where rows differ
-
-    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values (B, K, T, D) of a layer; return those to look at, (B, K, S, D)."""
-        if self.cache is None:
-            return k, v
-        start, end = min(self.starts), max(self.ends)
-        if self.pairs is None:
-            width = end - start  # right padding beyond the longest row is dropped
-            self.cache.write(layer, slice(start, end), k[:, :, :width], v[:, :, :width])
-        else:
-            rows, times, slots = self.pairs
-            self.cache.scatter(layer, rows, slots, k[rows, :, times], v[rows, :, times])
-        if self.causal:
-            return k, v
-        k_all, v_all = self.cache.k[layer][:, :, :end], self.cache.v[layer][:, :, :end]
-        return k_all.to(k.dtype), v_all.to(v.dtype)  # the cache may keep another dtype
-
-    def commit(self) -> None:
-        """Count the new positions in, after every layer has stored them."""
-        if self.cache is not None:
-            self.cache.lengths[:] = self.ends
+BLOCK_BYTES = 64 * 2**20  # what the scores of one block of queries may take, where they are written out
 
 
-def plan_attention(
-    batch: int, time: int, *, counts: list[int] | None, cache: KVCache | None, device: torch.device
-) -> Plan:
-    """Plan a forward over (B, T) new positions, of which the first counts[b] of row b are real, the rest padding.
-
-    Raises ValueError for counts that don't fit the input and for a cache without room; nothing is written then.
-    """
-    counts = check_counts(batch, time, counts)
-    starts, ends = ([0] * batch, counts) if cache is None else (list(cache.lengths), cache.ends(counts))
-    level = min(starts) == max(starts)
-    if level:
-        positions = torch.arange(starts[0], starts[0] + time, device=device)[None]  # (1, T)
-    else:
-        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(time, device=device)  # (B, T)
-    causal = max(starts) == 0
-    alone = level and time == 1  # one query, the newest of every row, sees all there is
-    mask = None if causal or alone else _visible(positions, max(ends))
-    pairs = None if level else _pairs(starts, counts, device)
-    return Plan(positions=positions, starts=starts, ends=ends, causal=causal, mask=mask, cache=cache, pairs=pairs)
-
-
-def check_counts(batch: int, time: int, counts: list[int] | None) -> list[int]:
-    """The number of real positions of each row, all T by default; ValueError for one outside 0 to T."""
-    if counts is None:
-        return [time] * batch
-    if len(counts) != batch or not all(0 <= count <= time for count in counts):
-        raise ValueError(f"counts needs one number from 0 to {time} for each of the {batch} rows, got {counts}")
-    return counts
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float | None = None) -> Tensor:
     """Attention of queries (B, H, T, D) over keys and values (B, K, S, D): (B, H, T, D).
 
     H is a multiple of K: each kv head serves H/K neighbouring query heads and is never copied (arXiv 2305.13245).
+    `scale` multiplies the scores, by default 1 / sqrt(D).
     """
     batch, heads, time, dim = q.shape
     groups = heads // k.size(1)
     if time == 1:  # the queries that share a kv head become its time axis: one product reads each key once
-        folded = F.scaled_dot_product_attention(q.reshape(batch, -1, groups, dim), k, v, attn_mask=plan.mask)
-        return folded.reshape(batch, heads, 1, dim)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=plan.mask, is_causal=plan.causal, enable_gqa=groups > 1)
+        folded = q.reshape(batch, -1, groups, dim)
+        folded = F.scaled_dot_product_attention(folded, k, v, attn_mask=view.mask, scale=scale)
+        return folded.reshape(batch, heads, 1, -1)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=view.mask, is_causal=view.causal, scale=scale, enable_gqa=groups > 1
+    )
+
+
+def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float, cap: float) -> Tensor:
+    """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
+
+    def change(scores: Tensor, _: slice) -> Tensor:
+        return torch.tanh(scores * (scale / cap)) * cap
+
+    return _written_out(q, k, v, view, change)
+
+
+def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor, scale: float | None = None) -> Tensor:
+    """Attention with linear biases: a key at distance d lowers its score by slope * d (arXiv 2108.12409).
+
+    `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
+    """
+    factor = q.size(3) ** -0.5 if scale is None else scale
+    groups = (k.size(1), q.size(1) // k.size(1))
+    by_group = slopes.float().view(1, *groups, 1, 1)  # (1, K, H/K, 1, 1)
+
+    def change(scores: Tensor, times: slice) -> Tensor:
+        distance = view.queries[:, times, None] - view.keys[:, None]  # (1 or B, T, S)
+        return scores * factor - by_group * distance[:, None, None].float()
+
+    return _written_out(q, k, v, view, change)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """The slope of each head (H,) fp32: 2^(-8/n), 2^(-16/n), … for n = H a power of two (arXiv 2108.12409, §3).
+
+    For other H the n below it come first, then every second slope of 2n.
+    """
+    n = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (i + 1) / n) for i in range(n)]
+    slopes += [2 ** (-4 * (2 * i + 1) / n) for i in range(heads - n)]
+    return torch.tensor(slopes)
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """(B, T, H * D) as heads (B, H, T, D)."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Heads (B, H, T, D) side by side again: (B, T, H * D)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def last_real(x: Tensor, counts: list[int] | None) -> Tensor:
@@ -104,14 +85,21 @@ def last_real(x: Tensor, counts: list[int] | None) -> Tensor:
     return x[torch.arange(x.size(0), device=x.device), last][:, None]
 
 
-def _visible(positions: Tensor, extent: int) -> Tensor:
-    """Which of S = extent keys each position sees: (1 or B, 1, T, S) bool."""
-    return (torch.arange(extent, device=positions.device) <= positions[..., None])[:, None]
-
-
-def _pairs(starts: list[int], counts: list[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    rows = [row for row, count in enumerate(counts) for _ in range(count)]
-    times = [time for count in counts for time in range(count)]
-    slots = [starts[row] + time for row, time in zip(rows, times, strict=True)]
-    rows, times, slots = torch.tensor([rows, times, slots], dtype=torch.int64, device=device)
-    return rows, times, slots
+def _written_out(q: Tensor, k: Tensor, v: Tensor, view: View, change: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """softmax(change(q k)) v, with fp32 scores (B, K, H/K, T, S) of a block of queries at a time."""
+    batch, heads, time, _ = q.shape
+    q = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
+    hidden = None if view.alone else ~view.visible()[:, :, None]  # (1 or B, 1, 1, T, S)
+    size = max(1, BLOCK_BYTES // (4 * batch * heads * k.size(2)))
+    blocks = []
+    for start in range(0, time, size):
+        times = slice(start, start + size)
+        block = q[:, :, :, times]
+        # the queries that share a kv head are one matrix, so that no key is copied
+        products = (block.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, block.shape[2:4])
+        scores = change(products.float(), times)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden[:, :, :, times], float("-inf"))
+        weights = scores.softmax(-1).to(v.dtype)
+        blocks.append((weights.flatten(2, 3) @ v).unflatten(2, block.shape[2:4]))  # (B, K, H/K, T, D)
+    return torch.cat(blocks, dim=3).flatten(1, 2)

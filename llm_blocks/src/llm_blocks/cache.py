@@ -1,9 +1,13 @@
-"""The keys and values that a model has seen. Shapes: B batch, K kv heads, S cache length, D head size, T time."""
+"""The keys and values that a model has seen. Shapes: B batch, K kv heads, S slots, D head size, T time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+SPARE = 64
+"""Slots of a windowed layer beyond its window: how far a row can be rolled back, and how many positions can be
+written before attention reads them."""
 
 
 class KVCache:
@@ -11,6 +15,11 @@ class KVCache:
 
     `lengths[b]` on the host says how many positions of row b are valid. Rolling back is setting a smaller length:
     what lies beyond is never seen and is written over. `k` and `v` map an absolute layer number to its storage.
+
+    A layer with a window of W positions (`windows`: layer -> W) keeps the newest W + SPARE positions of a row and no
+    more: position p is in slot p modulo the number of slots. `value_dim` is the size of a value where it isn't the
+    key's; 0 for attention that computes its values from what is stored as keys. `long_from` is the trained length of a
+    model that turns its heads by other angles in caches with room for more (LongRoPE).
     """
 
     def __init__(
@@ -21,24 +30,46 @@ class KVCache:
         num_kv_heads: int,
         length: int,
         head_dim: int,
+        value_dim: int | None = None,
+        windows: Mapping[int, int] | None = None,
+        long_from: int | None = None,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
         if batch < 1 or length < 1:
             raise ValueError(f"a cache needs at least one row and one position, got batch={batch}, length={length}")
-        shape = (batch, num_kv_heads, length, head_dim)
         layers = tuple(layers)
-        # zeros, not empty: a masked slot still enters the products of attention, and 0 * nan is nan
-        self.k = {layer: torch.zeros(shape, dtype=dtype, device=device) for layer in layers}
-        self.v = {layer: torch.zeros(shape, dtype=dtype, device=device) for layer in layers}
+        self.windows = {layer: window for layer, window in (windows or {}).items() if layer in layers}
         self.lengths = [0] * batch
         self.capacity = length
+        self.long = long_from is not None and length > long_from
+        # one more than the highest position written of each row since it last began at 0: what rolling back leaves
+        self._tops = [0] * batch
+        value_dim = head_dim if value_dim is None else value_dim
+
+        def storage(layer: int, width: int) -> Tensor:
+            # zeros, not empty: a masked slot still enters the products of attention, and 0 * nan is nan
+            shape = (batch, num_kv_heads, self.slots(self.windows.get(layer)), width)
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.k = {layer: storage(layer, head_dim) for layer in layers}
+        self.v = {layer: storage(layer, value_dim) for layer in layers}
+
+    def slots(self, window: int | None) -> int:
+        """How many positions of a row the layers of this window keep."""
+        return self.capacity if window is None else min(self.capacity, window + SPARE)
 
     def truncate(self, length: int) -> None:
         """Roll every row back to at most `length` positions."""
         if length < 0:
             raise ValueError(f"a row can't be shorter than 0 positions, got {length}")
         self.lengths[:] = [min(n, length) for n in self.lengths]
+
+    def holds(self, row: int, length: int) -> bool:
+        """Whether row `row` can go on after its first `length` positions: windowed layers forget older ones."""
+        return length == 0 or all(
+            max(0, length - window + 1) >= self._tops[row] - self.slots(window) for window in set(self.windows.values())
+        )
 
     def ends(self, counts: list[int]) -> list[int]:
         """The length of each row after counts[b] more positions; ValueError where they don't fit."""
@@ -51,19 +82,64 @@ class KVCache:
                     f"row {row} goes from {start} to {end} positions and the cache holds 0 to {self.capacity}; "
                     "make a longer one with new_cache(batch, length) or set a smaller length"
                 )
+            if not self.holds(row, start):
+                raise ValueError(
+                    f"row {row} was rolled back from {self._tops[row]} to {start} positions, further than the {SPARE} "
+                    "that layers with a sliding window keep; set its length to 0 and read it again"
+                )
         return ends
 
-    def write(self, layer: int, slots: slice, k: Tensor, v: Tensor) -> None:
-        """Store k, v (B, K, T, D) at the same slots of every row."""
-        self._require(layer)
-        self.k[layer][:, :, slots] = k
-        self.v[layer][:, :, slots] = v
+    def commit(self, ends: list[int]) -> None:
+        """Count new positions in, up to ends[b], once every layer has stored them."""
+        for row, (start, end) in enumerate(zip(self.lengths, ends, strict=True)):
+            self._tops[row] = end if start == 0 else max(self._tops[row], end)
+        self.lengths[:] = ends
 
-    def scatter(self, layer: int, rows: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store k, v (N, K, D) at N pairs of row and slot."""
+    def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> None:
+        """Store k, v (B, K, T, D) at the positions from `start` of every row; T is at most the layer's slots."""
         self._require(layer)
+        slots = self.k[layer].size(2)
+        first = start % slots
+        fits = min(k.size(2), slots - first)  # what doesn't fit before the last slot goes on at the first
+        self.k[layer][:, :, first : first + fits] = k[:, :, :fits]
+        self.v[layer][:, :, first : first + fits] = v[:, :, :fits]
+        if fits < k.size(2):
+            self.k[layer][:, :, : k.size(2) - fits] = k[:, :, fits:]
+            self.v[layer][:, :, : k.size(2) - fits] = v[:, :, fits:]
+
+    def scatter(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k, v (N, K, D) at N pairs of row and position, no two of which share a slot."""
+        self._require(layer)
+        slots = positions % self.k[layer].size(2)
         self.k[layer][rows, :, slots] = k.to(self.k[layer].dtype)
         self.v[layer][rows, :, slots] = v.to(self.v[layer].dtype)
+
+    def takes(self, other: "KVCache") -> bool:
+        """Whether `copy_from(other)` gives what this model would have written here itself."""
+        return self.long == other.long and list(self.k) == list(other.k)
+
+    def copy_from(self, other: "KVCache", copies: int = 1) -> None:
+        """Take over the rows of `other`, each `copies` times, into this cache of the same layers with as many rows.
+
+        ValueError where the rows don't fit, or where this cache keeps fewer positions of a window than are needed.
+        """
+        if len(self.lengths) != copies * len(other.lengths) or max(other.lengths) > self.capacity:
+            raise ValueError(
+                f"{copies} times {len(other.lengths)} rows of up to {max(other.lengths)} positions don't fit into "
+                f"{len(self.lengths)} rows of {self.capacity}"
+            )
+        for layer, keys in self.k.items():
+            theirs = other.k[layer].size(2)
+            if keys.size(2) == theirs:
+                filled = theirs
+            elif max(other._tops) <= min(keys.size(2), theirs):
+                filled = min(max(other._tops), theirs)  # nothing has wrapped around: slots are positions
+            else:
+                raise ValueError("caches whose windows have wrapped around must be of the same size")
+            keys[:, :, :filled] = other.k[layer][:, :, :filled].repeat_interleave(copies, dim=0)
+            self.v[layer][:, :, :filled] = other.v[layer][:, :, :filled].repeat_interleave(copies, dim=0)
+        self.lengths[:] = [n for n in other.lengths for _ in range(copies)]
+        self._tops[:] = [n for n in other._tops for _ in range(copies)]
 
     def _require(self, layer: int) -> None:
         if layer not in self.k:

@@ -123,12 +123,41 @@ class ConfigKeys:
             raise self._wrong(key, value, "a whole number from 1 to 2^31 - 1")
         return value
 
+    def nullable_integer(self, key: str, *, default: int | None) -> int | None:
+        """A whole number from 1 to 2^31 - 1, or None where the file says null; the default where it says nothing."""
+        return self.optional_integer(key) if key in self.raw else default
+
     def optional_number(self, key: str) -> float | None:
         """A number above 0, or None where the key is absent."""
         value = self._get(key, (int, float), "a number")
         if value is not None and (isinstance(value, bool) or not 0 < value < float("inf")):
             raise self._wrong(key, value, "a number above 0")
         return value
+
+    def count(self, key: str, *, default: int = _MISSING) -> int:
+        """A whole number from 0 to 2^31 - 1."""
+        value = self._get(key, int, "a whole number")
+        if value is not None and (isinstance(value, bool) or not 0 <= value < 2**31):
+            raise self._wrong(key, value, "a whole number from 0 to 2^31 - 1")
+        return self._or_default(key, value, default)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers above 0."""
+        values = self._sequence(key, (int, float), "a list of numbers above 0")
+        if not all(0 < value < float("inf") for value in values):
+            raise self._wrong(key, values, "a list of numbers above 0")
+        return tuple(float(value) for value in values)
+
+    def counts(self, key: str, *, default: Collection[int] = _MISSING) -> tuple[int, ...]:
+        """A list of whole numbers from 0 to 2^31 - 1."""
+        values = self._sequence(key, int, "a list of whole numbers", default)
+        if not all(0 <= value < 2**31 for value in values):
+            raise self._wrong(key, values, "a list of whole numbers from 0 to 2^31 - 1")
+        return values
+
+    def texts(self, key: str, *, default: Collection[str] = _MISSING) -> tuple[str, ...]:
+        """A list of strings."""
+        return self._sequence(key, str, "a list of strings", default)
 
     def optional_mapping(self, key: str) -> Mapping[str, Any] | None:
         """An object, or None where the key is absent."""
@@ -151,6 +180,17 @@ class ConfigKeys:
             raise ValueError(
                 f"{self.where} has the key {_shown(key)} = {_shown(value)}, which is not supported: {hint}"
             )
+
+    def require_unquantized(self) -> None:
+        """Raise where the file says that its weights are quantized."""
+        for key in ("quantization_config", "quantization"):  # the latter as MLX spells it
+            self.require(key, (), "its weights are quantized; use the unquantized checkpoint")
+
+    def _sequence(self, key: str, kind: Any, rule: str, default: Any = _MISSING) -> Any:
+        value = self._get(key, (list, tuple), rule)
+        if value is not None and any(isinstance(each, bool) or not isinstance(each, kind) for each in value):
+            raise self._wrong(key, value, rule)
+        return tuple(self._or_default(key, value, default))
 
     def _get(self, key: str, kind: Any, rule: str) -> Any:
         self.read.add(key)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llm_blocks.architectures import find
+from llm_blocks.norm import OffsetRMSNorm
 from llm_blocks.parameters import assign
 from llm_sepweight import PartSpec
 
@@ -28,12 +29,13 @@ def new_model(
     with torch.device("meta"):
         model = find(config.model_type).Model(config, part)
     shapes = dict(model.named_parameters(remove_duplicate=False))
-    norms = {name for name, module in model.named_modules() if "norm" in name.rpartition(".")[2]}
+    norms = {name: module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2]}
 
     def make(names: list[str]) -> Tensor:
         name, shape = names[0], shapes[names[0]].shape
         if name.rpartition(".")[0] in norms:
-            values = torch.ones(shape) if name.endswith(".weight") else torch.zeros(shape)
+            centred = name.endswith(".bias") or isinstance(norms[name.rpartition(".")[0]], OffsetRMSNorm)
+            values = torch.zeros(shape) if centred else torch.ones(shape)
         elif name.endswith(".bias"):
             values = torch.zeros(shape)
         else:

@@ -9,7 +9,7 @@ from torch import Tensor
 import llm_sepweight
 from llm_blocks.architectures import find
 from llm_blocks.names import decider
-from llm_blocks.parameters import assign, listed, shared_names
+from llm_blocks.parameters import assign, listed, pieces, shared_names
 from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec, Weights, WeightsError, split_name
 
@@ -74,18 +74,29 @@ def fill(
     if model.config.tie_embeddings and model.end is not None:
         _check_tied(weights)
     dtype = dtype or _main_dtype(weights)
+    shapes = dict(model.named_parameters(remove_duplicate=False))
 
     def read(names: list[str]) -> Tensor:
+        if names[0] not in sources:  # its pieces are read into it below
+            return torch.empty(shapes[names[0]].shape, dtype=dtype, device=device)
         return weights.read(sources[names[0]], dtype=dtype, device=device)
 
     assign(model, read, trainable=trainable)
+    for parts in pieces(model).values():
+        for name, view in parts.items():
+            if name in sources:
+                weights.read(sources[name], out=view)
 
 
 def _sources(model: Any, weights: Weights) -> dict[str, str]:
-    """The first name of each parameter -> the name in the weights that holds it."""
+    """The first name of each parameter, or each of its pieces -> the name in the weights that holds it."""
     sources: dict[str, str] = {}
     tied = {_EMBEDDING, _HEAD} if model.config.tie_embeddings else set()
+    parts = pieces(model)
     for names in shared_names(model):
+        if names[0] in parts and names[0] not in weights:
+            sources |= {piece: piece for piece in parts[names[0]]}
+            continue
         wanted = (_EMBEDDING, _HEAD) if tied.intersection(names) else names  # a file may have either
         sources[names[0]] = next((name for name in wanted if name in weights), names[0])
     missing = [name for name, source in sources.items() if source not in weights]
@@ -95,7 +106,11 @@ def _sources(model: Any, weights: Weights) -> dict[str, str]:
 
 
 def _check(model: Any, weights: Weights, sources: dict[str, str]) -> None:
-    shapes = dict(model.named_parameters(remove_duplicate=False))
+    shapes: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for name, parts in pieces(model).items():
+        if name not in sources:
+            del shapes[name]
+            shapes |= parts
     sections = {name.rpartition(".")[0].split(".")[0] for name in shapes} - {"mid"}
     sections |= {".".join(name.split(".")[:2]) for name in shapes if name.startswith("mid.")}
     for name in weights.names:

@@ -1,8 +1,9 @@
 """Names of tensors: Hugging Face's and ours, by the one table that stands beside each model.
 
-A table maps patterns, in which {i} stands for a layer number, e.g.
+A table maps patterns, in which {i} stands for a layer's number and {e} for an expert's, e.g.
 "model.layers.{i}.mlp.up_proj.weight" -> "mid.{i}.mlp.up.weight". The right side is a sectioned name: it begins with
-begin, mid or end, as the files of llm_sepweight do.
+begin, mid or end, as the files of llm_sepweight do. Where several of Hugging Face's names become one of ours, the first
+is what we write. A right side of "" drops the tensor, and the left side may then end in * for anything.
 """
 
 import re
@@ -13,7 +14,7 @@ from llm_sepweight import WeightsError
 
 Names = Mapping[str, str]
 
-_LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,4})(?=\.)")
+_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,4})(?=\.)")
 _COMPUTED = ("rotary_emb.inv_freq", "rope.freqs")  # buffers that follow from config.json
 
 
@@ -30,6 +31,8 @@ def decider(names: Names, *, source: str | Path = "the checkpoint") -> Callable[
             sectioned = from_hf_name(names, key)
         except ValueError as error:
             raise WeightsError(f"{source}: {error}") from None
+        if not sectioned:
+            return None
         limit = 2 if sectioned.startswith("mid.") else 1
         return sectioned.split(".", limit)
 
@@ -37,18 +40,31 @@ def decider(names: Names, *, source: str | Path = "the checkpoint") -> Callable[
 
 
 def from_hf_name(names: Names, key: str) -> str:
-    """Our sectioned name of a tensor that Hugging Face calls `key`; ValueError if the table doesn't have it."""
+    """Our sectioned name of a tensor that Hugging Face calls `key`, or "" for one that is dropped.
+
+    Raises ValueError if the table doesn't have it.
+    """
+    if any(not ours and theirs.endswith("*") and key.startswith(theirs[:-1]) for theirs, ours in names.items()):
+        return ""
     return _translate(names, key, "this architecture has no tensor of that name")
 
 
 def to_hf_name(names: Names, sectioned: str) -> str:
     """Hugging Face's name of our tensor; ValueError if the table doesn't have it."""
-    return _translate({ours: theirs for theirs, ours in names.items()}, sectioned, "the table of names doesn't have it")
+    reverse: dict[str, str] = {}
+    for theirs, ours in names.items():
+        reverse.setdefault(ours, theirs)
+    return _translate(reverse, sectioned, "the table of names doesn't have it")
 
 
 def _translate(table: Names, name: str, otherwise: str) -> str:
-    numbers = _LAYER.findall(name)
-    pattern = _LAYER.sub("{i}", name, count=1)
-    if len(numbers) > 1 or pattern not in table:
+    numbers = _NUMBER.findall(name)
+    pattern = name
+    for placeholder in ("{i}", "{e}"):
+        pattern = _NUMBER.sub(placeholder, pattern, count=1)
+    if len(numbers) > 2 or pattern not in table:
         raise ValueError(f"unknown tensor {name[:200]!r}: {otherwise}")
-    return table[pattern].replace("{i}", numbers[0]) if numbers else table[pattern]
+    found = table[pattern]
+    for placeholder, number in zip(("{i}", "{e}"), numbers, strict=False):
+        found = found.replace(placeholder, number)
+    return found

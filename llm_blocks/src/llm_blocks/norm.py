@@ -1,4 +1,4 @@
-"""Normalisation. Shapes: B batch, T time, C width."""
+"""Normalisation. Shapes: C width."""
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,22 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.size(-1),), None, self.eps) * self.weight  # (..., C)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.size(0)}, eps={self.eps}"
+
+
+class OffsetRMSNorm(nn.Module):
+    """Scale x (..., C) to root mean square 1, then by 1 + weight (C,), in fp32 throughout, as Gemma was trained."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x.float(), (x.size(-1),), None, self.eps)
+        return (y * (1.0 + self.weight.float())).to(x.dtype)  # (..., C)
 
     def extra_repr(self) -> str:
         return f"{self.weight.size(0)}, eps={self.eps}"

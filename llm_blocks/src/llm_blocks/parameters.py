@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
+from llm_blocks.mlp import Experts
+
 
 def shared_names(model: nn.Module) -> list[list[str]]:
     """The names of each parameter, in the model's order; more than one name where modules share it."""
@@ -21,6 +23,16 @@ def assign(model: nn.Module, make: Callable[[list[str]], Tensor], *, trainable: 
         found |= dict.fromkeys(names, parameter)
     model.load_state_dict(found, assign=True)
     model.requires_grad_(trainable)
+
+
+def pieces(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Each parameter that files may have in pieces -> the pieces' names and their views of it."""
+    return {
+        f"{path}.{parameter}": {f"{path}.{name}": view for name, view in parts}
+        for path, module in model.named_modules()
+        if isinstance(module, Experts)
+        for parameter, parts in module.pieces().items()
+    }
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

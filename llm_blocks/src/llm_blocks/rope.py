@@ -1,6 +1,6 @@
 """Rotary position embeddings as functions of positions (arXiv 2104.09864): nothing is stored between forwards.
 
-Shapes: B batch, T time, H heads, D head size.
+Shapes: B batch, T time, H heads, D head size, R dimensions of a head that turn (D unless the embedding is partial).
 """
 
 import math
@@ -13,54 +13,99 @@ from torch import Tensor
 from llm_blocks.rope_config import Rope
 
 RopeTable: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines and signed sines, each (1 or B, 1, T, D), of one forward: computed once and passed down to every layer."""
+"""Cosines and signed sines, each (1 or B, 1, T, R), of one forward: computed once and passed down to every layer."""
 
 
 def rope_table(
-    rope: Rope, head_dim: int, positions: Tensor, *, ends: list[int] | None = None, dtype: torch.dtype = torch.float32
+    rope: Rope,
+    head_dim: int,
+    positions: Tensor,
+    *,
+    ends: list[int] | None = None,
+    limits: list[int] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> RopeTable:
-    """Cosines and signed sines (1 or B, 1, T, D) of the angles of positions (1 or B, T).
+    """Cosines and signed sines (1 or B, 1, T, R) of the angles of positions (1 or B, T); R dimensions of a head turn.
 
-    `ends` is the length of each row after this forward; only the dynamic kind depends on it. Angles are fp32.
+    `ends` is the length of each row after this forward, on which the dynamic kind depends, `limits` how long each row
+    may become, on which LongRoPE does. Angles are fp32.
     """
-    frequencies = rope_frequencies(rope, head_dim, ends=ends, device=positions.device)  # (D/2,) or (B, 1, D/2)
-    angles = positions[..., None].float() * frequencies  # (1 or B, T, D/2)
-    scale = attention_scale(rope)
+    frequencies = rope_frequencies(rope, head_dim, ends=ends, limits=limits, device=positions.device)
+    angles = positions[..., None].float() * frequencies  # (1 or B, T, R/2)
+    scale = attention_scale(rope, limits=limits)
+    if isinstance(scale, list):
+        scale = torch.tensor(scale, device=positions.device)[:, None, None]  # (B, 1, 1)
     cos, sin = angles.cos() * scale, angles.sin() * scale
     # rotate() adds the swapped halves times sin, so the minus sign of the first half lives here, once a forward
     return _spread(cos, cos, dtype), _spread(-sin, sin, dtype)
 
 
 def rotate(x: Tensor, table: RopeTable) -> Tensor:
-    """Turn each head of x (B, H, T, D) by its angles: the first half of D against the second half."""
+    """Turn each head of x (B, H, T, D) by its angles: the first half of R dimensions against the second half.
+
+    Where the table is narrower than the heads, the dimensions after its R stay as they are.
+    """
     cos, signed_sin = table
-    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), signed_sin)  # (B, H, T, D)
+    turning = cos.size(-1)
+    if turning < x.size(-1):
+        return torch.cat((rotate(x[..., :turning], table), x[..., turning:]), dim=-1)
+    return torch.addcmul(x * cos, x.roll(turning // 2, -1), signed_sin)  # (B, H, T, D)
+
+
+def pairs_to_halves(x: Tensor) -> Tensor:
+    """Heads (B, H, T, R) whose neighbours turn against each other, reordered for `rotate`: evens first, then odds.
+
+    Queries and keys that are both reordered have the same products, so nothing needs to be put back.
+    """
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def rope_frequencies(
-    rope: Rope, head_dim: int, *, ends: list[int] | None = None, device: torch.device | str | None = None
+    rope: Rope,
+    head_dim: int,
+    *,
+    ends: list[int] | None = None,
+    limits: list[int] | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Radians per position of each pair of head dimensions: (D/2,), or (B, 1, D/2) for the dynamic kind with `ends`."""
-    return _KINDS[rope.kind](rope, _exponents(head_dim, device), ends)
+    """Radians per position of each pair of dimensions that turns: (R/2,), or (B, 1, R/2) where rows differ."""
+    turning = int(head_dim * rope.partial)
+    if turning < 2 or turning % 2:
+        raise ValueError(f"dimensions turn in pairs, so {rope.partial} of {head_dim} must be an even number of them")
+    lengths = limits if rope.kind == "longrope" else ends
+    return _KINDS[rope.kind](rope, _exponents(turning, device), lengths)
 
 
-def attention_scale(rope: Rope) -> float:
-    """The factor on cosines and sines: 1 but for YaRN, by default 0.1 ln(s) + 1 (arXiv 2309.00071, §3.4)."""
-    if rope.kind != "yarn":
-        return 1.0
+def attention_scale(rope: Rope, *, limits: list[int] | None = None) -> float | list[float]:
+    """The factor on cosines and sines, one for all rows or one for each of `limits`.
+
+    1 but for YaRN, by default 0.1 ln(s) + 1 (arXiv 2309.00071, §3.4), and LongRoPE, by default
+    sqrt(1 + ln(s) / ln(trained length)) (arXiv 2402.13753, as Phi-3 has it).
+    """
+    if rope.kind == "longrope" and rope.short_mscale and rope.long_mscale:
+        return [rope.long_mscale if long else rope.short_mscale for long in _long(rope, limits)]
     if rope.attention_factor is not None:
         return rope.attention_factor
+    if rope.kind == "longrope" and rope.factor > 1:
+        return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_positions))
+    if rope.kind != "yarn":
+        return 1.0
     if rope.mscale and rope.mscale_all_dim:
-        return _yarn_scale(rope.factor, rope.mscale) / _yarn_scale(rope.factor, rope.mscale_all_dim)
-    return _yarn_scale(rope.factor, 1.0)
+        return yarn_scale(rope.factor, rope.mscale) / yarn_scale(rope.factor, rope.mscale_all_dim)
+    return yarn_scale(rope.factor, 1.0)
+
+
+def yarn_scale(factor: float, mscale: float) -> float:
+    """YaRN's 0.1 m ln(s) + 1, for s above 1."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _spread(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.cat((first, second), dim=-1).to(dtype).unsqueeze(-3)  # (1 or B, 1, T, D)
+    return torch.cat((first, second), dim=-1).to(dtype).unsqueeze(-3)  # (1 or B, 1, T, R)
 
 
-def _exponents(head_dim: int, device: torch.device | str | None) -> Tensor:
-    return torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim  # (D/2,)
+def _exponents(turning: int, device: torch.device | str | None) -> Tensor:
+    return torch.arange(0, turning, 2, dtype=torch.float32, device=device) / turning  # (R/2,)
 
 
 def _default(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
@@ -118,8 +163,23 @@ def _yarn_range(rope: Rope, dim: int) -> tuple[float, float]:
     return low, high if high != low else high + 0.001  # a ramp needs a width
 
 
-def _yarn_scale(factor: float, mscale: float) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+def _longrope(rope: Rope, exponents: Tensor, limits: list[int] | None) -> Tensor:
+    """LongRoPE (arXiv 2402.13753): every frequency has its own factor, another one for rows that may become long.
+
+    What a row may become decides, not what it is: its angles never change on the way, so reading it in chunks is
+    reading it whole.
+    """
+    if len(rope.short_factor) != exponents.numel():
+        raise ValueError(f"LongRoPE needs {exponents.numel()} factors, one for each pair, got {len(rope.short_factor)}")
+    factors = [rope.long_factor if long else rope.short_factor for long in _long(rope, limits)]
+    alike = all(each is factors[0] for each in factors)
+    table = torch.tensor(factors[0] if alike else factors, device=exponents.device)  # (R/2,) or (B, R/2)
+    frequencies = 1.0 / (table * rope.theta**exponents)
+    return frequencies if alike else frequencies[:, None]
+
+
+def _long(rope: Rope, limits: list[int] | None) -> list[bool]:
+    return [limit > rope.original_max_positions for limit in limits or [0]]
 
 
 _KINDS: dict[str, Callable[[Rope, Tensor, list[int] | None], Tensor]] = {
@@ -128,4 +188,5 @@ _KINDS: dict[str, Callable[[Rope, Tensor, list[int] | None], Tensor]] = {
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

@@ -11,7 +11,8 @@ from llm_blocks.config import ConfigKeys
 class Rope:
     """The rotary embedding of one model; each kind reads the fields that belong to it.
 
-    `original_max_positions` is the trained length that llama3 and yarn extend and that dynamic outgrows.
+    `original_max_positions` is the trained length that llama3, yarn and longrope extend and that dynamic outgrows.
+    `partial` is the share of a head's dimensions that turn, its first ones.
     """
 
     kind: str = "default"
@@ -26,14 +27,27 @@ class Rope:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    short_mscale: float | None = None
+    long_mscale: float | None = None
+    partial: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.partial <= 1:
+            raise ValueError(f"the share of a head that turns must be above 0 and at most 1, got {self.partial}")
+        if len(self.short_factor) != len(self.long_factor):
+            raise ValueError(
+                f"short_factor has {len(self.short_factor)} numbers and long_factor {len(self.long_factor)}; "
+                "each needs one for every pair of dimensions that turns"
+            )
         if self.high_freq_factor <= self.low_freq_factor:
             got = f"{self.high_freq_factor} and {self.low_freq_factor}"
             raise ValueError(f"high_freq_factor must be above low_freq_factor, got {got}")
 
 
 _LENGTH = "original_max_position_embeddings"
+_SHARE = "partial_rotary_factor"
 
 # kind -> the keys it needs and the keys it may have, spelt as in config.json
 _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -42,24 +56,46 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dynamic": (("factor",), ()),
     "llama3": (("factor", "low_freq_factor", "high_freq_factor"), (_LENGTH,)),
     "yarn": (("factor",), (_LENGTH, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")),
+    "longrope": ((), (_LENGTH, "factor", "attention_factor", "short_mscale", "long_mscale")),
 }
-_EXTENDED = ("llama3", "yarn")
+_EXTENDED = ("llama3", "yarn", "longrope")
+_ALIASES = {"su": "longrope"}  # as the first Phi-3 files call it
+_FACTORS = ("short_factor", "long_factor")
 _INERT = frozenset({"finetuned"})  # a note that early YaRN checkpoints carry
 
 
-def parse_rope(keys: ConfigKeys, *, max_positions: int) -> Rope:
+def parse_rope(keys: ConfigKeys, *, max_positions: int, theta: float = 10_000.0, partial: bool = False) -> Rope:
     """Read the rotary keys of a config.json: `rope_parameters`, or `rope_theta` with `rope_scaling`.
 
     Raises ValueError for an unknown kind, a key that the kind doesn't have, a missing one, or two spellings that
-    disagree. `max_positions` is the trained length where the file doesn't name another.
+    disagree. `max_positions` is the trained length where the file doesn't name another, `theta` the base where it
+    doesn't; `partial` says whether the architecture may turn a part of each head alone (`partial_rotary_factor`).
     """
-    theta = keys.optional_number("rope_theta")
-    length = keys.optional_integer(_LENGTH)
+    outer = _Outer(
+        theta=keys.optional_number("rope_theta"),
+        length=keys.optional_integer(_LENGTH),
+        share=keys.optional_number(_SHARE) if partial else None,
+        max_positions=max_positions,
+        default_theta=theta,
+        partial=partial,
+    )
+    if not partial:
+        keys.require(_SHARE, (1,), "only whole heads are rotated")
     new, old = keys.optional_mapping("rope_parameters"), keys.optional_mapping("rope_scaling")
-    found = [_parse(each, theta, length, max_positions) for each in (new, old) if each]
+    found = [_parse(each, outer) for each in (new, old) if each]
     if len(found) == 2 and found[0] != found[1]:
         raise ValueError("rope_parameters and rope_scaling disagree; keep the one that the model was trained with")
-    return found[0] if found else Rope(theta=_theta(theta, None))
+    return found[0] if found else _parse({}, outer)
+
+
+def parse_rope_settings(
+    raw: Mapping[str, Any], *, max_positions: int, theta: float = 10_000.0, partial: bool = False
+) -> Rope:
+    """Read one mapping of rotary settings, for files that have several, such as one for each kind of layer."""
+    outer = _Outer(
+        theta=None, length=None, share=None, max_positions=max_positions, default_theta=theta, partial=partial
+    )
+    return _parse(raw, outer)
 
 
 def rope_to_hf(rope: Rope) -> dict[str, Any]:
@@ -72,40 +108,61 @@ def rope_to_hf(rope: Rope) -> dict[str, Any]:
             out[key] = value
     if rope.kind == "yarn":
         out["truncate"] = rope.truncate
+    if rope.kind == "longrope":
+        out |= {key: list(getattr(rope, key)) for key in _FACTORS}
+    if rope.partial != 1:
+        out[_SHARE] = rope.partial
     return out
 
 
-def _parse(raw: Mapping[str, Any], theta: float | None, length: int | None, max_positions: int) -> Rope:
+@dataclass(frozen=True, kw_only=True)
+class _Outer:
+    """What a config.json says beside its rotary settings, and what holds where it says nothing."""
+
+    theta: float | None
+    length: int | None
+    share: float | None
+    max_positions: int
+    default_theta: float
+    partial: bool
+
+
+def _parse(raw: Mapping[str, Any], outer: _Outer) -> Rope:
     keys = ConfigKeys(raw, where="the rotary settings")
     kind = keys.text("rope_type", default=keys.text("type", default="default"))
+    kind = _ALIASES.get(kind, kind)
     if kind not in _KINDS:
         raise ValueError(f"rope_type {kind!r} is not supported; supported are {', '.join(_KINDS)}")
     needed, optional = _KINDS[kind]
     values: dict[str, Any] = {_field(key): keys.number(key) for key in needed}
     values |= {_field(key): keys.optional_number(key) for key in optional if key != _LENGTH}
-    if kind == "yarn":
-        values["truncate"] = keys.flag("truncate", default=True)
     own_length = keys.optional_integer(_LENGTH) if _LENGTH in optional else None
     if kind in _EXTENDED:  # a length beside the rotary settings wins, as in transformers
-        values["original_max_positions"] = length or own_length or max_positions
+        values["original_max_positions"] = outer.length or own_length or outer.max_positions
     elif kind == "dynamic":
-        values["original_max_positions"] = max_positions
-    values["theta"] = _theta(keys.optional_number("rope_theta"), theta)
-    keys.require("partial_rotary_factor", (1, None), "only whole heads are rotated")
+        values["original_max_positions"] = outer.max_positions
+    if kind == "yarn":
+        values["truncate"] = keys.flag("truncate", default=True)
+    if kind == "longrope":
+        values |= {key: keys.numbers(key) for key in _FACTORS}
+        values["factor"] = values["factor"] or outer.max_positions / values["original_max_positions"]
+    values["theta"] = _one("rope_theta", outer.theta, keys.optional_number("rope_theta")) or outer.default_theta
+    if outer.partial:
+        values["partial"] = _one(_SHARE, outer.share, keys.optional_number(_SHARE))
+    else:
+        keys.require(_SHARE, (1, None), "only whole heads are rotated")
     # the linear kind shrinks positions alike at every length; some files note the trained one all the same
     keys.finish(inert=_INERT | {_LENGTH} if kind == "linear" else _INERT)
+    if values["theta"] <= 1:
+        raise ValueError(f"rope_theta must be above 1, for wavelengths grow by its powers, got {values['theta']}")
     return Rope(kind=kind, **{field: value for field, value in values.items() if value is not None})
 
 
-def _theta(inner: float | None, outer: float | None) -> float:
+def _one(key: str, outer: float | None, inner: float | None) -> float | None:
+    """The value of a key that may stand beside the rotary settings or inside them."""
     if inner is not None and outer is not None and inner != outer:
-        raise ValueError(
-            f"rope_theta is {outer} beside the rotary settings and {inner} inside them; keep the right one"
-        )
-    theta = inner or outer or 10_000.0
-    if theta <= 1:
-        raise ValueError(f"rope_theta must be above 1, for wavelengths grow by its powers, got {theta}")
-    return theta
+        raise ValueError(f"{key} is {outer} beside the rotary settings and {inner} inside them; keep the right one")
+    return inner if inner is not None else outer
 
 
 def _field(key: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from llm_blocks.architectures import find
 from llm_blocks.names import to_hf_name
-from llm_blocks.parameters import shared_names
+from llm_blocks.parameters import pieces, shared_names
 from llm_sepweight import write_safetensors
 from llm_sepweight.atomic import atomic_folder
 
@@ -52,7 +52,11 @@ def _config(model: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
 def _write_weights(model: Any, folder: Path, max_shard_bytes: int) -> None:
     table = find(model.config.model_type).NAMES
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    stored = {to_hf_name(table, names[0]): parameters[names[0]] for names in shared_names(model)}
+    parts = pieces(model)  # experts go into files one by one, as other readers expect them
+    stored: dict[str, torch.Tensor] = {}
+    for name, *_ in shared_names(model):
+        named = parts.get(name, {name: parameters[name]})
+        stored |= {to_hf_name(table, own): tensor for own, tensor in named.items()}
     shards = _shards(stored, max_shard_bytes)
     files: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):

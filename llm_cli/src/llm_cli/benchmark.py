@@ -65,5 +65,7 @@ def bytes_per_token(model: Any, length: int) -> int:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     heads = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Linear)}
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) in heads or id(p) not in tables)
-    position = sum(keys.numel() * keys.element_size() for keys in model.new_cache(1, 1).k.values())
-    return weights + 2 * length * position
+    if length == 0:
+        return weights
+    cache = model.new_cache(1, length, device="meta")
+    return weights + sum(stored.nbytes for each in (cache.k, cache.v) for stored in each.values())

@@ -125,7 +125,7 @@ class Generation:
             logits = prefill(self._model, self._kv, prompts)
             self._cache.extend(prompts[0][self._rows[0].cached_tokens :])
             return logits
-        self._kv = self._model.new_cache(len(prompts), length if samples == 1 else max(map(len, prompts)))
+        self._kv = self._model.new_cache(len(prompts), length)
         logits = prefill(self._model, self._kv, prompts)
         if samples > 1:  # the prompt is read once, however many samples continue it
             self._kv = spread(self._model, self._kv, samples, length)

@@ -29,9 +29,15 @@ class PromptCache:
         old = self._kv
         if old is None or self._model is not model or not _fits(old, model):
             known, self._kv, self._model = 0, model.new_cache(1, length), model
-        elif old.capacity < length:
-            old.truncate(known)
-            self._kv = spread(model, old, 1, length)
+        else:
+            known = known if old.holds(0, known) else 0  # layers with a window forget what is far behind
+            if old.capacity < length:
+                old.truncate(known)
+                self._kv = model.new_cache(1, length)
+                if self._kv.takes(old):
+                    self._kv.copy_from(old)
+                else:
+                    known = 0
         self._kv.truncate(known)
         self._ids = ids[:known]
         return self._kv
@@ -66,11 +72,7 @@ def prefill(model: Any, kv: Any, prompts: list[list[int]], *, chunk: int = CHUNK
 def spread(model: Any, kv: Any, copies: int, length: int) -> Any:
     """A cache of `length` positions whose rows are those of `kv`, each `copies` times."""
     result = model.new_cache(len(kv.lengths) * copies, length)
-    filled = max(kv.lengths)
-    for layer in kv.k:
-        result.k[layer][:, :, :filled] = kv.k[layer][:, :, :filled].repeat_interleave(copies, dim=0)
-        result.v[layer][:, :, :filled] = kv.v[layer][:, :, :filled].repeat_interleave(copies, dim=0)
-    result.lengths[:] = [n for n in kv.lengths for _ in range(copies)]
+    result.copy_from(kv, copies)
     return result
 
 

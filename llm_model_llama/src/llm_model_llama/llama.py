@@ -8,38 +8,36 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
     INERT_KEYS,
+    CacheShape,
     ConfigKeys,
-    KVCache,
+    Decoder,
+    GatedMLP,
+    Head,
     Plan,
     RMSNorm,
     Rope,
     RopeTable,
+    TokenEmbedding,
     attend,
-    last_real,
+    merge_heads,
     parse_rope,
-    part_layers,
-    plan_attention,
-    require_input,
     rope_table,
     rope_to_hf,
     rotate,
+    split_heads,
 )
 from llm_sepweight import PartSpec
 
 # Keys of Llama folders that change nothing in what the model computes, beyond those of every family.
 _INERT = INERT_KEYS | {"is_llama_config", "max_sequence_length", "pretraining_tp"}
 _REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("quantization_config", (), "its weights are quantized; use the unquantized checkpoint"),
-    ("quantization", (), "its weights are quantized; use the unquantized checkpoint"),  # as MLX spells it
     ("hidden_act", ("silu", "swish"), "a Llama has silu"),
     ("activation", ("swiglu",), "a Llama has silu and a gate"),  # Falcon 3 says so beside hidden_act
     ("rope_interleaved", (False,), "heads must turn their first half against the second"),
-    ("partial_rotary_factor", (1,), "only whole heads are rotated"),
     ("use_sliding_window", (False,), "each position sees all earlier ones"),
 )
 
@@ -77,6 +75,7 @@ class Config:
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a config.json. ValueError names a key that is missing, malformed or not supported."""
         keys = ConfigKeys(raw)
+        keys.require_unquantized()
         for key, allowed, why in _REQUIRED:
             keys.require(key, allowed, why)
         dim, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
@@ -126,122 +125,51 @@ class Config:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         c, bias = config, config.attention_bias
-        self.head_dim = c.head_dim
+        self.layer, self.head_dim = layer, c.head_dim
         self.q = nn.Linear(c.dim, c.num_heads * c.head_dim, bias=bias)
         self.k = nn.Linear(c.dim, c.num_kv_heads * c.head_dim, bias=bias)
         self.v = nn.Linear(c.dim, c.num_kv_heads * c.head_dim, bias=bias)
         self.o = nn.Linear(c.num_heads * c.head_dim, c.dim, bias=bias)
 
-    def forward(self, x: Tensor, rope: RopeTable, plan: Plan, layer: int) -> Tensor:
-        q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))
-        k, v = plan.remember(layer, rotate(k, rope), v)  # (B, K, S, D)
-        y = attend(rotate(q, rope), k, v, plan)  # (B, H, T, D)
-        return self.o(y.transpose(1, 2).flatten(2))  # (B, T, C)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or K, T, D)
-
-
-class MLP(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
-        self.up = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
-        self.down = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+    def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
+        q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))
+        k, v, view = plan.remember(self.layer, rotate(k, rope), v)  # (B, K, S, D)
+        return self.o(merge_heads(attend(rotate(q, rope), k, v, view)))  # (B, H, T, D) -> (B, T, C)
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = GatedMLP(config.dim, config.hidden_dim, bias=config.mlp_bias)
 
-    def forward(self, x: Tensor, rope: RopeTable, plan: Plan, layer: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, plan, layer)
+    def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, plan)
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Begin(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(config.vocab_size, config.dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.embed(x)  # (B, T) -> (B, T, C)
-
-
-class End(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
-
-
-class Model(nn.Module):
-    """The layers of `part` of a Llama, weights only; the cache is an argument.
-
-    `begin` (the embedding) and `end` (last norm and head) are None in a part without them; `mid` is keyed by the
-    absolute layer number. With tied embeddings the head is the embedding's own parameter where the part has both.
-    """
+class Model(Decoder):
+    """The layers of `part` of a Llama: see `Decoder` for what goes in and comes out."""
 
     def __init__(self, config: Config, part: str | PartSpec = "f") -> None:
-        super().__init__()
-        self.config = config
-        self.part, layers = part_layers(part, config.num_layers)
-        self.begin = Begin(config) if self.part.begin else None
-        self.mid = nn.ModuleDict({str(layer): Block(config) for layer in layers})
-        self.end = End(config) if self.part.end else None
-        if config.tie_embeddings and self.begin is not None and self.end is not None:
-            self.end.head.weight = self.begin.embed.weight
-
-    def forward(
-        self, x: Tensor, cache: KVCache | None = None, *, counts: list[int] | None = None, last_only: bool = False
-    ) -> Tensor:
-        """Logits (B, T, V) where the part has the end, else hidden states (B, T, C).
-
-        x is ids (B, T) where the part has the beginning, else hidden states (B, T, C). Its positions follow what each
-        row of the cache holds, or start at 0 without one. The first counts[b] positions of row b are real and the rest
-        right padding, whose output means nothing. `last_only` gives the logits of each row's last real position alone,
-        (B, 1, V). ValueError for a wrong shape or counts, and for a cache without room, before anything is written.
-        """
-        require_input(x, begin=self.begin is not None, dim=self.config.dim)
-        plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device)
-        if self.begin is not None:
-            x = self.begin(x)  # (B, T) -> (B, T, C)
-        rope = rope_table(self.config.rope, self.config.head_dim, plan.positions, ends=plan.ends, dtype=x.dtype)
-        for layer, block in self.mid.items():
-            x = block(x, rope, plan, int(layer))
-        plan.commit()
-        if self.end is None:
-            return x
-        return self.end(last_real(x, counts) if last_only else x)  # (B, T, C) -> (B, T, V)
-
-    def new_cache(
-        self, batch: int, length: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> KVCache:
-        """An empty cache for `batch` rows of up to `length` positions, by default of the norms' dtype and device."""
-        # norms are never quantized, so they have the dtype of the activations
-        like = next((m.weight for m in self.modules() if isinstance(m, RMSNorm)), next(self.parameters()))
-        return KVCache(
-            [int(layer) for layer in self.mid],
-            batch=batch,
-            num_kv_heads=self.config.num_kv_heads,
-            length=length,
-            head_dim=self.config.head_dim,
-            dtype=dtype or like.dtype,
-            device=device or like.device,
+        c = config
+        super().__init__(
+            c,
+            part,
+            begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
+            block=lambda layer: Block(c, layer),
+            end=lambda: Head(RMSNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
+            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim),
         )
+
+    def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:
+        c = self.config
+        return rope_table(c.rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits, dtype=dtype)
 
 
 # Hugging Face's name -> ours, for every tensor that a Llama may have

@@ -4,6 +4,7 @@ A check raises AssertionError; none of them needs pytest. `make` is the architec
 model of that part, always with the same weights.
 """
 
+from llm_blocks.testing.family import Case, Family
 from llm_blocks.testing.laws import (
     check_chunks,
     check_last_only,
@@ -14,8 +15,11 @@ from llm_blocks.testing.laws import (
     greedy,
 )
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
+from llm_blocks.testing.suite import suite
 
 __all__ = [
+    "Case",
+    "Family",
     "check_chunks",
     "check_greedy",
     "check_last_only",
@@ -26,5 +30,6 @@ __all__ = [
     "check_saved",
     "check_slices",
     "greedy",
+    "suite",
     "tiny_reference",
 ]

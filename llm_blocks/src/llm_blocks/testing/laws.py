@@ -133,6 +133,6 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # (B, T)
 
 
-def close(found: Tensor, wanted: Tensor, what: str) -> None:
-    """AssertionError, which begins with `what`, unless the two are equal to TOLERANCE."""
-    assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda text: f"{what}: {text}")
+def close(found: Tensor, wanted: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """AssertionError, which begins with `what`, unless the two are equal to the tolerance."""
+    assert_close(found, wanted, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_blocks.saving import save
-from llm_blocks.testing.laws import close, greedy
+from llm_blocks.testing.laws import TOLERANCE, close, greedy
 
 
 def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> Any:
@@ -22,7 +22,9 @@ def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     parsed = transformers.AutoConfig.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        parsed, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,15 +36,16 @@ def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
 
 
 @torch.inference_mode()
-def check_logits(model: Any, reference: Any, ids: Tensor, *, decode: int) -> None:
+def check_logits(model: Any, reference: Any, ids: Tensor, *, decode: int, tolerance: float = TOLERANCE) -> None:
     """Logits of ids (B, T) at once, then of their last `decode` ids one by one with a cache, equal the reference's."""
-    close(model(ids), reference(ids, use_cache=False).logits, "prefill")
+    close(model(ids), reference(ids, use_cache=False).logits, "prefill", tolerance)
+    reference(ids[:, :1])  # transformers' dynamic angles remember the longest text so far until they see a short one
     batch, time = ids.shape
     cache, past = model.new_cache(batch, time), None
     for chunk in ids.split([time - decode] + [1] * decode, dim=1):
         out = reference(chunk, past_key_values=past, use_cache=True)
         past = out.past_key_values
-        close(model(chunk, cache), out.logits, f"cached decode at {cache.lengths}")
+        close(model(chunk, cache), out.logits, f"cached decode at {cache.lengths}", tolerance)
 
 
 @torch.inference_mode()
@@ -56,13 +59,15 @@ def check_greedy(model: Any, reference: Any, prompt: Sequence[int], *, count: in
 
 
 @torch.inference_mode()
-def check_saved(model: Any, folder: Path, ids: Tensor, **options: Any) -> None:
+def check_saved(model: Any, folder: Path, ids: Tensor, *, tolerance: float = TOLERANCE, **options: Any) -> None:
     """What we save in the new `folder` loads in transformers, with equal logits of ids (B, T)."""
     import transformers
 
     save(model, folder, **options)
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager"
+    )
     reference, notes = loaded
     wrong = {kind: sorted(names) for kind, names in notes.items() if names}
     assert not wrong, f"transformers finds {wrong}"
-    close(model(ids), reference.eval()(ids, use_cache=False).logits, "saved and loaded by transformers")
+    close(model(ids), reference.eval()(ids, use_cache=False).logits, "saved and loaded by transformers", tolerance)

@@ -1,0 +1,67 @@
+"""Feed-forward layers. Shapes: B batch, T time, N tokens, C width, E experts, I hidden width, A experts of a token."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) * up(x)): SwiGLU by default, GeGLU with a GELU (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, activation: Activation = F.silu, bias: bool = False) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden_dim, bias=bias)
+        self.up = nn.Linear(dim, hidden_dim, bias=bias)
+        self.down = nn.Linear(hidden_dim, dim, bias=bias)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))  # (B, T, C)
+
+
+class Experts(nn.Module):
+    """The gated MLPs of a mixture of experts, stacked: gate_up (E, 2 I, C), down (E, C, I) (arXiv 1701.06538).
+
+    Tokens are sorted by expert and each expert that is used multiplies once, whatever their number: there is no loop
+    over experts. In files the experts may be stacked like this or one by one; see `pieces`.
+    """
+
+    def __init__(self, num: int, dim: int, hidden_dim: int, *, activation: Activation = F.silu) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(num, 2 * hidden_dim, dim))
+        self.down = nn.Parameter(torch.empty(num, dim, hidden_dim))
+        self.activation = activation
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The sum of weights (N, A) times the chosen (N, A) experts' outputs for each token of x (N, C): (N, C)."""
+        used = chosen.size(1)
+        experts, order = chosen.flatten().sort(stable=True)  # both (N A,)
+        number = torch.arange(self.down.size(0), device=x.device)
+        ends = torch.searchsorted(experts, number, right=True).to(torch.int32)  # of each expert's tokens
+        gate, up = F.grouped_mm(x[order // used], self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        out = F.grouped_mm(self.activation(gate) * up, self.down.transpose(1, 2), offs=ends)  # (N A, C)
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=x.device))
+        return (out[back].unflatten(0, (-1, used)) * weights[..., None]).sum(1).to(x.dtype)
+
+    def pieces(self) -> dict[str, list[tuple[str, Tensor]]]:
+        """Each parameter's name -> the names of its pieces, as files with one expert after another have them.
+
+        The pieces are views of the parameter.
+        """
+        half = self.gate_up.size(1) // 2
+        gate_up, down = self.gate_up.detach(), self.down.detach()
+        return {
+            "gate_up": [
+                (f"{e}.{name}.weight", part)
+                for e, both in enumerate(gate_up)
+                for name, part in (("gate", both[:half]), ("up", both[half:]))
+            ],
+            "down": [(f"{e}.down.weight", each) for e, each in enumerate(down)],
+        }
+
+    def extra_repr(self) -> str:
+        return f"{self.down.size(0)} experts, {self.down.size(1)} -> {self.down.size(2)}"

@@ -1,0 +1,206 @@
+"""Where new positions stand and what they may see, planned once a forward for every layer.
+
+Shapes: B batch, T time (new positions), S keys to look at, K kv heads, D head size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llm_blocks.cache import KVCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the new positions see of the keys of the layers that share a window (None: all earlier positions).
+
+    A query at position p of a row sees the keys at p - window + 1 to p of that row. With `causal` the keys are the new
+    ones themselves, and each query sees all up to its own; else `mask` (1 or B, 1, T, S) is True where a query sees a
+    key, None where each query sees all S.
+    """
+
+    window: int | None
+    ends: list[int]
+    queries: Tensor  # (1 or B, T) positions
+    cached: int  # how many keys come from the cache: all S of them, or those older than the new ones
+    fresh: bool  # whether the new keys follow those of the cache, instead of being among them
+    slots: int  # of a row in the cache; 0 without one
+    causal: bool
+    alone: bool
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The position of each key (1 or B, S); below 0 for one that isn't there."""
+        if self.causal:
+            return self.queries
+        if self.fresh:
+            return torch.cat((self.older, self.queries), dim=1)
+        index = torch.arange(self.cached, device=self.queries.device)[None]
+        if max(self.ends) <= self.slots:
+            return index  # slots are positions
+        ends = self.ends[:1] if min(self.ends) == max(self.ends) else self.ends
+        newest = torch.tensor(ends, device=index.device)[:, None].clamp(min=1) - 1
+        return newest - (newest - index) % self.slots
+
+    @cached_property
+    def older(self) -> Tensor:
+        """The positions (1 or B, cached) just before the new ones; below 0 for one that isn't there."""
+        return self.queries[:, :1] - torch.arange(self.cached, 0, -1, device=self.queries.device)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Which key each query sees, (1 or B, 1, T, S) bool; None where each sees all, or all up to its own."""
+        return None if self.causal or self.alone else self.visible()
+
+    def visible(self) -> Tensor:
+        """The mask written out, also where attention needs none."""
+        queries, keys = self.queries[:, :, None], self.keys[:, None]
+        seen = keys <= queries
+        if self.window is not None:
+            seen &= keys > queries - self.window
+            if self.fresh or max(self.ends) > self.slots:
+                seen &= keys >= 0
+        return seen[:, None]  # (1 or B, 1, T, S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The positions of one forward, and a view for each window that the layers have: made once, used by all."""
+
+    positions: Tensor  # (1 or B, T) int64
+    starts: list[int]
+    ends: list[int]
+    cache: KVCache | None
+    windows: Mapping[int, int]  # layer -> window, for those that have one
+    views: Mapping[int | None, View]
+    level: bool  # whether all rows begin at the same position and have as many new ones
+
+    @property
+    def limits(self) -> list[int]:
+        """How long each row may become: the cache's capacity, or without a cache its length after this forward."""
+        return self.ends if self.cache is None else [self.cache.capacity] * len(self.ends)
+
+    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View]:
+        """Store the new keys and values (B, K, T, D) of a layer; give those to look at, (B, K, S, D), and the view."""
+        view = self.views[self.windows.get(layer)]
+        if self.cache is None:
+            return k, v, view
+        if view.fresh:  # the new ones would take the place of older ones that are still to be seen
+            seen = self._older(layer, k, v, view)
+            self._store(layer, k, v)
+            return *seen, view
+        self._store(layer, k, v)
+        if view.causal:
+            return k, v, view
+        k_all, v_all = self.cache.k[layer][:, :, : view.cached], self.cache.v[layer][:, :, : view.cached]
+        return k_all.to(k.dtype), v_all.to(v.dtype), view  # the cache may keep another dtype
+
+    def commit(self) -> None:
+        """Count the new positions in, after every layer has stored them."""
+        if self.cache is not None:
+            self.cache.commit(self.ends)
+
+    def _older(self, layer: int, k: Tensor, v: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """The keys and values from the cache that the view wants, and the new ones after them."""
+        assert self.cache is not None
+        self.cache._require(layer)
+        old_k, old_v = self.cache.k[layer], self.cache.v[layer]
+        slots = view.older % old_k.size(2)
+        if slots.size(0) == 1:
+            old_k, old_v = old_k.index_select(2, slots[0]), old_v.index_select(2, slots[0])
+        else:
+            rows = torch.arange(slots.size(0), device=slots.device)[:, None]
+            old_k, old_v = old_k[rows, :, slots].transpose(1, 2), old_v[rows, :, slots].transpose(1, 2)
+        return torch.cat((old_k.to(k.dtype), k), dim=2), torch.cat((old_v.to(v.dtype), v), dim=2)
+
+    def _store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        assert self.cache is not None
+        slots = self.cache.slots(self.windows.get(layer))
+        if self.level:
+            first = max(self.starts[0], self.ends[0] - slots)  # of more than the slots, the newest stay
+            new = slice(first - self.starts[0], self.ends[0] - self.starts[0])
+            self.cache.write(layer, first, k[:, :, new], v[:, :, new])
+        else:
+            rows, times, positions = self._pairs[slots]
+            self.cache.scatter(layer, rows, positions, k[rows, :, times], v[rows, :, times])
+
+    @cached_property
+    def _pairs(self) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        """By number of slots: row, time and position of each new position to store, where rows differ."""
+        assert self.cache is not None
+        sizes = {self.cache.slots(window) for window in self.views}
+        return {slots: self._newest(slots) for slots in sizes}
+
+    def _newest(self, slots: int) -> tuple[Tensor, Tensor, Tensor]:
+        # on the host, where nothing has to wait for the device to count them
+        starts, ends = (torch.tensor(each)[:, None] for each in (self.starts, self.ends))
+        positions = starts + torch.arange(self.positions.size(1))  # (B, T)
+        rows, times = ((positions < ends) & (positions >= ends - slots)).nonzero(as_tuple=True)
+        device = self.positions.device
+        return rows.to(device), times.to(device), positions[rows, times].to(device)
+
+
+def plan_attention(
+    batch: int,
+    time: int,
+    *,
+    counts: list[int] | None,
+    cache: KVCache | None,
+    device: torch.device,
+    layers: Mapping[int, int | None] | None = None,
+) -> Plan:
+    """Plan a forward over (B, T) new positions, of which the first counts[b] of row b are real, the rest padding.
+
+    `layers` gives the window of each layer that will run, None for one that sees all earlier positions; by default no
+    layer has a window. Raises ValueError for counts that don't fit the input and for a cache without room; nothing is
+    written then.
+    """
+    counts = check_counts(batch, time, counts)
+    starts, ends = ([0] * batch, counts) if cache is None else (list(cache.lengths), cache.ends(counts))
+    if min(starts) == max(starts):
+        positions = torch.arange(starts[0], starts[0] + time, device=device)[None]  # (1, T)
+    else:
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(time, device=device)  # (B, T)
+    layers = layers or {}
+    windows = {layer: window for layer, window in layers.items() if window is not None}
+    wanted = set(layers.values()) or {None}
+    return Plan(
+        positions=positions,
+        starts=starts,
+        ends=ends,
+        cache=cache,
+        windows=windows,
+        views={window: _view(window, positions, starts, ends, cache) for window in wanted},
+        level=positions.size(0) == 1 and min(ends) == max(ends),
+    )
+
+
+def check_counts(batch: int, time: int, counts: list[int] | None) -> list[int]:
+    """The number of real positions of each row, all T by default; ValueError for one outside 0 to T."""
+    if counts is None:
+        return [time] * batch
+    if len(counts) != batch or not all(0 <= count <= time for count in counts):
+        raise ValueError(f"counts needs one number from 0 to {time} for each of the {batch} rows, got {counts}")
+    return counts
+
+
+def _view(window: int | None, positions: Tensor, starts: list[int], ends: list[int], cache: KVCache | None) -> View:
+    time, end = positions.size(1), max(ends)
+    slots = 0 if cache is None else cache.slots(window)
+    narrow = window is not None and end > window
+    causal = max(starts) == 0 and not narrow
+    # written before they are read, more new positions than are spare would take the place of keys still to be seen
+    fresh = not causal and (cache is None or (window is not None and end > slots and time > slots - window + 1))
+    return View(
+        window=window,
+        ends=ends,
+        queries=positions,
+        cached=min((window or end) - 1, max(starts)) if fresh else min(end, slots),
+        fresh=fresh,
+        slots=slots,
+        causal=causal,
+        alone=positions.size(0) == 1 and time == 1 and not narrow,
+    )
