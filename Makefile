@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
-TOOLS := pytest hypothesis transformers ruff pyright import-linter build
+TOOLS := pytest hypothesis transformers ruff pyright import-linter build hatchling
 
 .PHONY: run dev check test quick alone bench release demo-model
 .DELETE_ON_ERROR:

@@ -68,3 +68,37 @@ def test_a_sentence_stays_short_whatever_the_file_holds(raw: dict[str, Any]) -> 
     with pytest.raises(ValueError, match=r"config\.json") as caught:
         read()
     assert len(str(caught.value)) < 600
+
+
+def test_lists_and_counts_are_read() -> None:
+    keys = ConfigKeys({"a": [1, 2.5], "b": [0, 3], "c": ["x"], "d": 0, "window": None})
+    assert keys.numbers("a") == (1.0, 2.5)
+    assert keys.counts("b") == (0, 3)
+    assert keys.texts("c") == ("x",)
+    assert keys.count("d") == 0
+    assert keys.texts("absent", default=("y",)) == ("y",)
+    assert keys.nullable_integer("window", default=7) is None
+    assert keys.nullable_integer("absent", default=7) == 7
+    keys.finish(inert=())
+
+
+@pytest.mark.parametrize(
+    ("read", "value"),
+    [
+        (ConfigKeys.numbers, [1, 0]),
+        (ConfigKeys.numbers, [float("nan")]),
+        (ConfigKeys.numbers, [True]),
+        (ConfigKeys.numbers, "12"),
+        (ConfigKeys.counts, [-1]),
+        (ConfigKeys.counts, [1.5]),
+        (ConfigKeys.texts, ["x", 1]),
+        (ConfigKeys.texts, {"x": 1}),
+        (ConfigKeys.count, -1),
+        (ConfigKeys.count, True),
+        (ConfigKeys.nullable_integer, 0),
+    ],
+)
+def test_malformed_lists_and_counts_are_refused(read: Any, value: Any) -> None:
+    more = {"default": None} if read is ConfigKeys.nullable_integer else {}
+    with pytest.raises(ValueError, match=r"size in config\.json must be a "):
+        read(ConfigKeys({"size": value}), "size", **more)

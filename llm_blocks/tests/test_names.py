@@ -35,3 +35,33 @@ def test_computed_buffers_of_older_checkpoints_are_dropped() -> None:
 def test_an_unknown_name_is_refused_and_named(name: str) -> None:
     with pytest.raises(ValueError, match="unknown tensor"):
         decider(NAMES)(name)
+
+
+MIXED = {
+    "model.layers.{i}.moe.{e}.up.weight": "mid.{i}.experts.{e}.up.weight",
+    "layers.{i}.moe.{e}.up.weight": "mid.{i}.experts.{e}.up.weight",
+    "model.layers.{i}.attn.bias": "",
+    "vision_tower.*": "",
+}
+
+
+@given(st.integers(0, 99_999), st.integers(0, 99_999))
+def test_an_expert_has_a_number_of_its_own(layer: int, expert: int) -> None:
+    ours = f"mid.{layer}.experts.{expert}.up.weight"
+    assert from_hf_name(MIXED, f"model.layers.{layer}.moe.{expert}.up.weight") == ours
+    assert from_hf_name(MIXED, f"layers.{layer}.moe.{expert}.up.weight") == ours
+    assert to_hf_name(MIXED, ours) == f"model.layers.{layer}.moe.{expert}.up.weight", "the first spelling is written"
+
+
+@pytest.mark.parametrize("name", ["model.layers.7.attn.bias", "vision_tower.layers.3.mlp.9.bias", "vision_tower.x"])
+def test_what_is_no_part_of_the_model_is_dropped(name: str) -> None:
+    assert from_hf_name(MIXED, name) == ""
+    assert decider(MIXED)(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["vision_towers.x", "model.layers.1.moe.2.up.3.weight", "model.layers.1.moe.up.weight"]
+)
+def test_names_that_only_resemble_a_pattern_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="unknown tensor"):
+        decider(MIXED)(name)

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from llm_blocks import ConfigKeys, Rope, attention_scale, parse_rope, rope_frequencies, rope_table, rope_to_hf, rotate
+from llm_blocks import (
+    ConfigKeys,
+    Rope,
+    attention_scale,
+    pairs_to_halves,
+    parse_rope,
+    rope_frequencies,
+    rope_table,
+    rope_to_hf,
+    rotate,
+)
 
 LLAMA3: dict[str, Any] = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 256}
 YARN: dict[str, Any] = {"factor": 8.0, "original_max_position_embeddings": 512}
@@ -151,3 +161,65 @@ def test_a_trained_length_beside_a_linear_factor_changes_nothing() -> None:
 def test_settings_that_cannot_be_honoured_are_refused(raw: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         _parse(raw)
+
+
+LONG = Rope(
+    kind="longrope", factor=4.0, original_max_positions=8, short_factor=(1.0, 2.0), long_factor=(3.0, 5.0), theta=100.0
+)
+
+
+def test_longrope_turns_by_what_a_row_may_become() -> None:
+    """arXiv 2402.13753: theta^(-2i/d) over a factor; the long ones where a row may pass the trained length."""
+    base = torch.tensor([1.0, 0.1])
+    torch.testing.assert_close(rope_frequencies(LONG, 4, limits=[8, 3]), base / torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(rope_frequencies(LONG, 4, limits=[9, 30]), base / torch.tensor([3.0, 5.0]))
+    mixed = rope_frequencies(LONG, 4, limits=[9, 8])
+    torch.testing.assert_close(mixed[:, 0], base / torch.tensor([[3.0, 5.0], [1.0, 2.0]]))
+    assert attention_scale(LONG, limits=[8]) == pytest.approx(math.sqrt(1 + math.log(4) / math.log(8)))
+
+
+def test_longrope_may_scale_short_and_long_rows_by_numbers_of_the_file() -> None:
+    rope = Rope(**{**vars(LONG), "short_mscale": 1.5, "long_mscale": 2.0})
+    assert attention_scale(rope, limits=[8, 9]) == [1.5, 2.0]
+    cos, _ = rope_table(rope, 4, torch.zeros(1, 1, dtype=torch.int64), limits=[8, 9])
+    assert cos[:, 0, 0].tolist() == [[1.5] * 4, [2.0] * 4]
+
+
+def test_longrope_settings_are_read_in_both_spellings_and_given_back() -> None:
+    lists = {"short_factor": [1.0, 2.0], "long_factor": [3, 5]}
+    old = {"rope_scaling": {"type": "su", **lists}, "original_max_position_embeddings": 8, "rope_theta": 100.0}
+    assert _parse(old, max_positions=32) == LONG
+    assert _parse({"rope_parameters": rope_to_hf(LONG)}, max_positions=32) == LONG
+
+
+def test_a_part_of_a_head_turns_and_the_rest_stays() -> None:
+    rope = Rope(partial=0.5)
+    x, positions = torch.randn(1, 2, 3, 8), torch.arange(3)[None]
+    found = rotate(x, rope_table(rope, 8, positions))
+    torch.testing.assert_close(found[..., :4], rotate(x[..., :4], rope_table(Rope(), 4, positions)))
+    assert torch.equal(found[..., 4:], x[..., 4:])
+    with pytest.raises(ValueError, match="must be an even number"):
+        rope_frequencies(Rope(partial=0.4), 8)
+
+
+@pytest.mark.parametrize("raw", [{"partial_rotary_factor": 0.25}, {"rope_parameters": {"partial_rotary_factor": 0.25}}])
+def test_a_partial_embedding_is_read_where_the_architecture_allows_it(raw: dict[str, Any]) -> None:
+    assert parse_rope(ConfigKeys(raw), max_positions=8, partial=True) == Rope(partial=0.25)
+    with pytest.raises(ValueError, match="only whole heads are rotated"):
+        parse_rope(ConfigKeys(raw), max_positions=8)
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        parse_rope(ConfigKeys({"partial_rotary_factor": 1.5}), max_positions=8, partial=True)
+
+
+def test_neighbours_that_turn_become_halves_that_turn() -> None:
+    """Products of interleaved queries and keys are those of complex numbers turned by their positions."""
+    q, k = torch.randn(2, 1, 1, 1, 6)
+    turned = [
+        rotate(pairs_to_halves(x), rope_table(Rope(), 6, torch.tensor([[position]])))
+        for x, position in ((q, 5), (k, 2))
+    ]
+    angles = rope_frequencies(Rope(), 6) * 3
+    spin = torch.polar(torch.ones(3), angles)
+    complex_q, complex_k = (torch.view_as_complex(x.reshape(3, 2)) for x in (q, k))
+    wanted = (complex_q * spin * complex_k.conj()).real.sum()
+    torch.testing.assert_close((turned[0] * turned[1]).sum(), wanted)

@@ -20,10 +20,11 @@ from llm_blocks.attention import (
     split_heads,
 )
 from llm_blocks.cache import KVCache
-from llm_blocks.config import INERT_KEYS, ConfigKeys
-from llm_blocks.decoder import CacheShape, Decoder, Head, TokenEmbedding
+from llm_blocks.config import INERT_KEYS, ConfigKeys, layer_types, sliding_layers
+from llm_blocks.decoder import CacheShape, Decoder, Head, ScaledEmbedding, SoftcappedHead, TokenEmbedding
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import fill, load, read_config
+from llm_blocks.meta import without_storage
 from llm_blocks.mlp import Experts, GatedMLP
 from llm_blocks.norm import OffsetRMSNorm, RMSNorm
 from llm_blocks.plan import Plan, View, check_counts, plan_attention
@@ -56,6 +57,8 @@ __all__ = [
     "RMSNorm",
     "Rope",
     "RopeTable",
+    "ScaledEmbedding",
+    "SoftcappedHead",
     "TokenEmbedding",
     "View",
     "alibi_slopes",
@@ -70,6 +73,7 @@ __all__ = [
     "installed_architectures",
     "installed_importers",
     "last_real",
+    "layer_types",
     "load",
     "merge_heads",
     "new_model",
@@ -85,7 +89,9 @@ __all__ = [
     "rope_to_hf",
     "rotate",
     "save",
+    "sliding_layers",
     "split_heads",
+    "without_storage",
     "yarn_scale",
 ]
 __version__ = importlib.metadata.version("llm_blocks")

@@ -1,19 +1,35 @@
 """Find an architecture or an importer without importing any by name: packages announce themselves by entry point."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
-from torch import Tensor
+from llm_sepweight import Weights
 
 ARCHITECTURES = "llm_blocks.architectures"
 IMPORTERS = "llm_blocks.importers"
 
-Importer: TypeAlias = Callable[[Path], tuple[Any, Iterator[tuple[str, Tensor]]]]
-"""From a path to the architecture's Config and its tensors by sectioned name, one in memory at a time."""
+ADDING = (
+    f"a package adds one by the entry point group {ARCHITECTURES}, as the page 'Adding a model family' "
+    "(docs/adding_a_model.md) of this project's documentation tells"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importer:
+    """A reader of checkpoints in a foreign format, which have no config.json.
+
+    `claims(path)` tells by names and first bytes alone whether a file or folder is of the format. `open(path)` gives
+    the architecture's Config and the tensors under our sectioned names and in our layout, none of them read yet; it
+    raises ValueError for a checkpoint that is damaged or can't be honoured.
+    """
+
+    claims: Callable[[Path], bool]
+    open: Callable[[Path], tuple[Any, Weights]]
 
 
 class ArchitectureError(ValueError):
@@ -25,12 +41,17 @@ def find(model_type: object) -> ModuleType:
 
     Raises ArchitectureError naming the nearest known one.
     """
-    return _find(ARCHITECTURES, "model_type", model_type, "docs/adding_a_model.md says how to add one")
+    return _find(ARCHITECTURES, "model_type", model_type, ADDING)
 
 
 def find_importer(kind: object) -> Importer:
-    """The function that reads a foreign checkpoint format, e.g. "llama2c" or "meta"; ArchitectureError otherwise."""
-    return _find(IMPORTERS, "format", kind, "a package adds one by the entry point group llm_blocks.importers")
+    """The reader of a foreign checkpoint format, e.g. "llama2c" or "meta"; ArchitectureError otherwise."""
+    return _find(IMPORTERS, "format", kind, f"a package adds one by the entry point group {IMPORTERS}")
+
+
+def claimed_by(path: Path) -> str | None:
+    """The foreign format, of those that installed packages read, which the file or folder is in; None for no one."""
+    return next((kind for kind in installed_importers() if find_importer(kind).claims(path)), None)
 
 
 def installed_architectures() -> list[str]:

@@ -86,6 +86,10 @@ INERT_KEYS = frozenset(
     }
 )
 
+MOST_LAYERS = 2**16
+"""Layers of a model: hundreds of times what any known one has, and few enough to be listed."""
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
 _MISSING: Any = object()
 
 
@@ -210,6 +214,25 @@ class ConfigKeys:
 
     def _wrong(self, key: str, value: Any, rule: str) -> ValueError:
         return ValueError(f"{key} in {self.where} must be {rule}, got {_shown(value)}")
+
+
+def sliding_layers(keys: ConfigKeys, num_layers: int, *, every: int) -> tuple[bool, ...]:
+    """Which layers have a sliding window, by `layer_types`; without that key all do but each `every`-th."""
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"{keys.where} asks for {num_layers} layers, which is not supported: the limit is 2^16")
+    pattern = layer_types([layer % every != 0 for layer in range(1, num_layers + 1)])
+    kinds = keys.texts("layer_types", default=pattern)
+    strange = next((kind for kind in kinds if kind not in (_SLIDING, _FULL)), None)
+    if strange is not None:
+        raise ValueError(f"layer_types has {_shown(strange)}, which is not supported: {_SLIDING} and {_FULL} are")
+    if len(kinds) != num_layers:
+        raise ValueError(f"layer_types has {len(kinds)} entries, but num_hidden_layers is {num_layers}")
+    return tuple(kind == _SLIDING for kind in kinds)
+
+
+def layer_types(sliding: Collection[bool]) -> list[str]:
+    """The value of `layer_types` that `sliding_layers` reads back."""
+    return [_SLIDING if each else _FULL for each in sliding]
 
 
 def _shown(value: object) -> str:

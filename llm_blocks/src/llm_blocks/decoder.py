@@ -5,7 +5,7 @@ Shapes: B batch, T time, C width, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from llm_blocks.cache import KVCache
 from llm_blocks.plan import Plan, plan_attention
 from llm_blocks.slices import part_layers, require_input
 from llm_sepweight import PartSpec
+
+LARGEST = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,22 @@ class TokenEmbedding(nn.Module):
         return self.embed(x)  # (B, T) -> (B, T, C)
 
 
+class ScaledEmbedding(nn.Module):
+    """The beginning of a Gemma: a row of a table for each id, times `scale` in the dtype of the table."""
+
+    def __init__(self, vocab_size: int, dim: int, scale: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.scale = scale
+
+    def forward(self, x: Tensor, plan: Plan) -> Tensor:
+        x = self.embed(x)  # (B, T) -> (B, T, C)
+        return x * x.new_full((), self.scale)  # a number would multiply unrounded, which is not how they were trained
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:.6g}"
+
+
 class Head(nn.Module):
     """The end of most models: a last norm, then logits."""
 
@@ -54,6 +72,31 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
+
+
+class SoftcappedHead(nn.Module):
+    """The end of a model whose logits s become cap * tanh(s / cap) (Gemma 2, arXiv 2408.00118 §2)."""
+
+    def __init__(self, norm: nn.Module, dim: int, vocab_size: int, *, cap: float) -> None:
+        super().__init__()
+        self.norm = norm
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(self.norm(x)) / self.cap) * self.cap  # (B, T, C) -> (B, T, V)
+
+    def extra_repr(self) -> str:
+        return f"cap={self.cap:.6g}"
+
+
+def _require_sizes(config: Any, cache: CacheShape) -> None:
+    """Raise ValueError for a size that no model has: bytes of a weight are counted in 63 bits."""
+    sizes = {each.name: getattr(config, each.name) for each in fields(config)}
+    sizes["heads"] = sizes.get("num_heads", cache.num_kv_heads) * cache.head_dim
+    for name, size in sizes.items():
+        if isinstance(size, int) and name != "max_positions" and size > LARGEST:
+            raise ValueError(f"{name} is {size}, which is not supported: the limit is 2^28")
 
 
 class Decoder(nn.Module, ABC):
@@ -76,6 +119,7 @@ class Decoder(nn.Module, ABC):
         cache: CacheShape,
     ) -> None:
         super().__init__()
+        _require_sizes(config, cache)
         self.config = config
         self.part, layers = part_layers(part, config.num_layers)
         self.begin: Any = begin() if self.part.begin else None

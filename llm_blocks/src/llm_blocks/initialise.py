@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llm_blocks.architectures import find
+from llm_blocks.meta import without_storage
 from llm_blocks.norm import OffsetRMSNorm
 from llm_blocks.parameters import assign
 from llm_sepweight import PartSpec
@@ -26,7 +27,7 @@ def new_model(
     The same seed gives a layer the same weights whichever part it is built in. Drawn in fp32 on the CPU, so that
     neither device nor dtype changes them beyond rounding.
     """
-    with torch.device("meta"):
+    with without_storage():
         model = find(config.model_type).Model(config, part)
     shapes = dict(model.named_parameters(remove_duplicate=False))
     norms = {name: module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2]}

@@ -1,19 +1,75 @@
 """Reading a checkpoint folder into the Model of its architecture, or into a part of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 import llm_sepweight
-from llm_blocks.architectures import find
+from llm_blocks.architectures import claimed_by, find, find_importer
+from llm_blocks.meta import without_storage
 from llm_blocks.names import decider
 from llm_blocks.parameters import assign, listed, pieces, shared_names
 from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec, Weights, WeightsError, split_name
 
 _EMBEDDING, _HEAD = "begin.embed.weight", "end.head.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An open checkpoint: its sectioned `weights`, none of them read yet, and the architecture's `config`.
+
+    `kind` is "hf", "sepweight" or the name of a foreign format. `raw` is the config.json, or for a foreign format what
+    it would be. Use it in a `with` block to let go of the files.
+    """
+
+    kind: str
+    path: Path
+    raw: dict[str, Any]
+    config: Any
+    weights: Weights
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.weights.close()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint at `path`: a folder with config.json, else whatever an installed importer claims.
+
+    Raises ArchitectureError for an unknown model_type, ValueError for a configuration that can't be honoured,
+    WeightsError for files that are missing or damaged.
+    """
+    path = Path(path)
+    kind = _foreign(path)
+    if kind is not None:
+        config, weights = find_importer(kind).open(path)
+        return Checkpoint(kind=kind, path=path, raw=config.to_hf(), config=config, weights=weights)
+    raw = read_config(path)
+    architecture = find(raw.get("model_type"))
+    config = architecture.Config.from_hf(raw)
+    weights = llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path))
+    kind = "sepweight" if weights.layout.startswith("sepweight") else "hf"
+    return Checkpoint(kind=kind, path=path, raw=raw, config=config, weights=weights)
+
+
+def load_config(path: str | Path) -> Any:
+    """The Config of the checkpoint at `path`, which may lack its weights if it has config.json; raises as above."""
+    path = Path(path)
+    if _foreign(path) is not None:
+        with open_checkpoint(path) as checkpoint:
+            return checkpoint.config
+    raw = read_config(path)
+    return find(raw.get("model_type")).Config.from_hf(raw)
+
+
+def _foreign(path: Path) -> str | None:
+    return None if (path / "config.json").exists() else claimed_by(path)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -31,20 +87,17 @@ def load(
 ) -> Any:
     """The Model of the checkpoint folder `path`, or its `part` (e.g. "b 0-12"), in evaluation mode.
 
-    The folder is read in place, tensor by tensor, in any layout that llm_sepweight reads. dtype None means the
-    checkpoint's own: the one that takes the most bytes. Raises ArchitectureError for an unknown model_type, ValueError
-    for a config.json or a part that can't be honoured, WeightsError for a tensor that is missing, unexpected or of
-    another shape than config.json says.
+    The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
+    dtype None means the checkpoint's own: the one that takes the most bytes. Raises ArchitectureError for an unknown
+    model_type, ValueError for a config.json or a part that can't be honoured, WeightsError for a tensor that is
+    missing, unexpected or of another shape than config.json says.
     """
-    path = Path(path)
-    raw = read_config(path)
-    architecture = find(raw.get("model_type"))
-    config = architecture.Config.from_hf(raw)
-    _, layers = part_layers(part, config.num_layers)
-    with llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path)) as weights:
+    with open_checkpoint(path) as checkpoint:
+        config, weights = checkpoint.config, checkpoint.weights
+        _, layers = part_layers(part, config.num_layers)
         require_layers(weights, layers)
-        with torch.device("meta"):
-            model = architecture.Model(config, part)
+        with without_storage():
+            model = find(config.model_type).Model(config, part)
         fill(model, weights, device=device, dtype=dtype, trainable=trainable)
     return model.eval()
 
@@ -69,11 +122,10 @@ def fill(
     trainable: bool = False,
 ) -> None:
     """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read."""
-    sources = _sources(model, weights)
-    _check(model, weights, sources)
+    sources = check(model, weights)
     if model.config.tie_embeddings and model.end is not None:
         _check_tied(weights)
-    dtype = dtype or _main_dtype(weights)
+    dtype = dtype or main_dtype(weights)
     shapes = dict(model.named_parameters(remove_duplicate=False))
 
     def read(names: list[str]) -> Tensor:
@@ -86,6 +138,17 @@ def fill(
         for name, view in parts.items():
             if name in sources:
                 weights.read(sources[name], out=view)
+
+
+def check(model: Any, weights: Weights) -> dict[str, str]:
+    """Compare a model, which may be on the meta device, with the headers of sectioned `weights`.
+
+    Gives the name of each parameter, or of each piece of one that is stored in pieces -> the name in the weights that
+    holds it. WeightsError for a tensor that is missing, unexpected, quantized or of another shape.
+    """
+    sources = _sources(model, weights)
+    _compare(model, weights, sources)
+    return sources
 
 
 def _sources(model: Any, weights: Weights) -> dict[str, str]:
@@ -105,7 +168,7 @@ def _sources(model: Any, weights: Weights) -> dict[str, str]:
     return sources
 
 
-def _check(model: Any, weights: Weights, sources: dict[str, str]) -> None:
+def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
     shapes: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, parts in pieces(model).items():
         if name not in sources:
@@ -139,7 +202,7 @@ def _check_tied(weights: Weights) -> None:
         )
 
 
-def _main_dtype(weights: Weights) -> torch.dtype:
+def main_dtype(weights: Weights) -> torch.dtype:
     """The dtype that takes the most bytes of the whole checkpoint, so that every part of it gets the same."""
     sizes: dict[torch.dtype, int] = {}
     for name in weights.names:

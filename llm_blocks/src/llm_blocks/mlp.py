@@ -1,12 +1,16 @@
 """Feed-forward layers. Shapes: B batch, T time, N tokens, C width, E experts, I hidden width, A experts of a token."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+
+MOST = 2**14
+"""Experts of a layer: some thirty times what any known model has."""
 
 
 class GatedMLP(nn.Module):
@@ -32,6 +36,8 @@ class Experts(nn.Module):
 
     def __init__(self, num: int, dim: int, hidden_dim: int, *, activation: Activation = F.silu) -> None:
         super().__init__()
+        if not 1 <= num <= MOST:
+            raise ValueError(f"a layer has from 1 to {MOST} experts, not {num}")
         self.gate_up = nn.Parameter(torch.empty(num, 2 * hidden_dim, dim))
         self.down = nn.Parameter(torch.empty(num, dim, hidden_dim))
         self.activation = activation
@@ -42,8 +48,8 @@ class Experts(nn.Module):
         experts, order = chosen.flatten().sort(stable=True)  # both (N A,)
         number = torch.arange(self.down.size(0), device=x.device)
         ends = torch.searchsorted(experts, number, right=True).to(torch.int32)  # of each expert's tokens
-        gate, up = F.grouped_mm(x[order // used], self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
-        out = F.grouped_mm(self.activation(gate) * up, self.down.transpose(1, 2), offs=ends)  # (N A, C)
+        gate, up = _by_expert(x[order // used], self.gate_up, ends).chunk(2, dim=-1)  # (N A, I)
+        out = _by_expert(self.activation(gate) * up, self.down, ends)  # (N A, C)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=x.device))
         return (out[back].unflatten(0, (-1, used)) * weights[..., None]).sum(1).to(x.dtype)
 
@@ -65,3 +71,13 @@ class Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.down.size(0)} experts, {self.down.size(1)} -> {self.down.size(2)}"
+
+
+def _by_expert(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Rows of x (M, I), sorted by expert, times the matrix of their expert out of weight (E, O, I): (M, O)."""
+    rows = [size * weight.element_size() for size in weight.shape[1:]]
+    if not any(size % 16 for size in rows):
+        return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+    stops = ends.tolist()  # torch groups rows of multiples of 16 bytes alone; no released model has others
+    parts = [F.linear(x[a:b], weight[e]) for e, (a, b) in enumerate(pairwise([0, *stops])) if b > a]
+    return torch.cat(parts)
