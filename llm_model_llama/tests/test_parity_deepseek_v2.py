@@ -2,11 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import llm_blocks
 from llm_blocks import testing
@@ -16,14 +14,7 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "
 GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 16.0}
 
 
-class Family(testing.Family):
-    """Configurations in which q_lora_rank may be null."""
-
-    def config(self, case: str) -> dict[str, Any]:
-        return {"q_lora_rank": None} | super().config(case)
-
-
-FAMILY = Family(
+FAMILY = testing.Family(
     model_type="deepseek_v2",
     models="DeepSeek-V2, V2-Lite, V2.5, Coder-V2",
     features="latent attention with a cache of latents, shared and routed experts, in groups or not, YaRN",
@@ -64,7 +55,7 @@ FAMILY = Family(
         "pretraining_tp": 1,
     },
     cases={
-        "V2-Lite": {"q_lora_rank": None},
+        "V2-Lite": {"q_lora_rank": testing.NULL},
         "V2, biases": GROUPS | {"attention_bias": True},
         "wide values, one group of three": GROUPS
         | {
@@ -109,12 +100,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> testing.Case:
 
 
 def test_stacked_experts_are_the_same_as_one_by_one(case: testing.Case, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((case.folder / "config.json").read_text())
-    stacked = {name: tensor.contiguous() for name, tensor in case.reference.state_dict().items()}
-    assert any(name.endswith("experts.gate_up_proj") for name in stacked)
-    save_file(stacked, tmp_path / "model.safetensors")
-    ids = case.ids(1, 9)
-    assert torch.equal(llm_blocks.load(tmp_path)(ids), case.model(ids))
+    testing.check_stacked(case, tmp_path / "stacked")
 
 
 @torch.inference_mode()

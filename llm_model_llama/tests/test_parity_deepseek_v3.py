@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,30 +16,7 @@ from llm_model_llama.mla import Latent, LatentHeads
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1}
 
 
-class Family(testing.Family):
-    """Configurations in which q_lora_rank may be null, and models whose correction biases are not zero."""
-
-    def config(self, case: str) -> dict[str, Any]:
-        return {"q_lora_rank": None} | super().config(case)
-
-    def make(self, case: str, folder: Path) -> testing.Case:
-        made = super().make(case, folder)
-        sway(made)
-        return made
-
-
-def sway(case: testing.Case, by: float = 0.1) -> None:
-    """transformers keeps the biases of the routers in buffers, which begin as zeros."""
-    generator = torch.Generator().manual_seed(1)
-    for name, buffer in case.reference.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            buffer.normal_(0, by, generator=generator)
-    config = (case.folder / "config.json").read_text()
-    case.reference.save_pretrained(case.folder)
-    (case.folder / "config.json").write_text(config)
-
-
-FAMILY = Family(
+FAMILY = testing.Family(
     model_type="deepseek_v3",
     models="DeepSeek-V3 and R1 (unquantized), Moonlight",
     features="latent attention with a cache of latents, shared and routed experts in groups, YaRN",
@@ -84,7 +60,7 @@ FAMILY = Family(
     cases={
         "V3": {},
         "Moonlight": {
-            "q_lora_rank": None,
+            "q_lora_rank": testing.NULL,
             "n_group": 1,
             "topk_group": 1,
             "n_shared_experts": 2,
@@ -209,12 +185,7 @@ def test_the_bias_decides_in_fp32_beside_weights_in_bf16() -> None:
 
 
 def test_stacked_experts_are_the_same_as_one_by_one(case: testing.Case, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((case.folder / "config.json").read_text())
-    stacked = {name: tensor.contiguous() for name, tensor in case.reference.state_dict().items()}
-    assert any(name.endswith("experts.gate_up_proj") for name in stacked)
-    save_file(stacked, tmp_path / "model.safetensors")
-    ids = case.ids(1, 9)
-    assert torch.equal(llm_blocks.load(tmp_path)(ids), case.model(ids))
+    testing.check_stacked(case, tmp_path / "stacked")
 
 
 def test_the_layer_that_predicts_a_second_token_is_left_out(tmp_path: Path) -> None:

@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-
-import llm_blocks
 from llm_blocks import testing
 
 FAMILY = testing.Family(
@@ -42,15 +38,4 @@ TestMixtral = testing.suite(FAMILY)
 
 
 def test_stacked_experts_are_the_same_as_one_by_one(tmp_path: Path) -> None:
-    case = FAMILY.make("top 2 of 4", tmp_path / "one by one")
-    stacked = tmp_path / "stacked"
-    stacked.mkdir()
-    (stacked / "config.json").write_text((case.folder / "config.json").read_text())
-    save_file(
-        {name: tensor.contiguous() for name, tensor in case.reference.state_dict().items()},
-        stacked / "model.safetensors",
-    )
-    assert any(name.endswith("experts.gate_up_proj") for name in load_file(stacked / "model.safetensors"))
-    assert any(".experts.3.w2." in name for name in load_file(case.folder / "model.safetensors"))
-    ids = case.ids(1, 9)
-    assert torch.equal(llm_blocks.load(stacked)(ids), case.model(ids))
+    testing.check_stacked(FAMILY.make("top 2 of 4", tmp_path / "one by one"), tmp_path / "stacked")

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 import llm_blocks
 from llm_blocks import testing
@@ -73,16 +71,7 @@ TestQwen2Moe = testing.suite(FAMILY)
 
 
 def test_stacked_experts_are_the_same_as_one_by_one(tmp_path: Path) -> None:
-    case = FAMILY.make("every second layer", tmp_path / "one by one")
-    stacked = tmp_path / "stacked"
-    stacked.mkdir()
-    (stacked / "config.json").write_text((case.folder / "config.json").read_text())
-    tensors = {name: tensor.clone() for name, tensor in case.reference.state_dict().items() if name != "lm_head.weight"}
-    save_file(tensors, stacked / "model.safetensors")
-    assert any(name.endswith("experts.gate_up_proj") for name in load_file(stacked / "model.safetensors"))
-    assert any(".experts.5.up_proj." in name for name in load_file(case.folder / "model.safetensors"))
-    ids = case.ids(1, 9)
-    assert torch.equal(llm_blocks.load(stacked)(ids), case.model(ids))
+    testing.check_stacked(FAMILY.make("every second layer", tmp_path / "one by one"), tmp_path / "stacked")
 
 
 def test_windows_without_layer_types_are_refused() -> None:

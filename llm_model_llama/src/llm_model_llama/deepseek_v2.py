@@ -28,7 +28,8 @@ from llm_blocks import (
     rope_table,
     rope_to_hf,
 )
-from llm_model_llama.mla import LATENT_NAMES, Latent, LatentAttention, latent_to_hf, parse_latent, turn_pairs
+from llm_model_llama.deepseek_names import DEEPSEEK_NAMES
+from llm_model_llama.mla import Latent, LatentAttention, latent_to_hf, parse_latent, turn_pairs
 from llm_sepweight import PartSpec
 
 _TRAINING = {"aux_loss_alpha", "ep_size", "output_router_logits", "pretraining_tp", "seq_aux"}
@@ -251,27 +252,7 @@ class Model(Decoder):
 
 
 # Hugging Face's name -> ours
-NAMES: dict[str, str] = {
-    "model.embed_tokens.weight": "begin.embed.weight",
-    "model.layers.{i}.input_layernorm.weight": "mid.{i}.attention_norm.weight",
-    **LATENT_NAMES,
-    "model.layers.{i}.post_attention_layernorm.weight": "mid.{i}.mlp_norm.weight",
-    "model.layers.{i}.mlp.gate_proj.weight": "mid.{i}.mlp.gate.weight",
-    "model.layers.{i}.mlp.up_proj.weight": "mid.{i}.mlp.up.weight",
-    "model.layers.{i}.mlp.down_proj.weight": "mid.{i}.mlp.down.weight",
-    "model.layers.{i}.mlp.gate.weight": "mid.{i}.mlp.router.weight",
-    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "mid.{i}.mlp.experts.{e}.gate.weight",
-    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "mid.{i}.mlp.experts.{e}.up.weight",
-    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "mid.{i}.mlp.experts.{e}.down.weight",
-    # as transformers 5 keeps them in memory: all experts of a layer stacked
-    "model.layers.{i}.mlp.experts.gate_up_proj": "mid.{i}.mlp.experts.gate_up",
-    "model.layers.{i}.mlp.experts.down_proj": "mid.{i}.mlp.experts.down",
-    "model.layers.{i}.mlp.shared_experts.gate_proj.weight": "mid.{i}.mlp.shared.gate.weight",
-    "model.layers.{i}.mlp.shared_experts.up_proj.weight": "mid.{i}.mlp.shared.up.weight",
-    "model.layers.{i}.mlp.shared_experts.down_proj.weight": "mid.{i}.mlp.shared.down.weight",
-    "model.norm.weight": "end.norm.weight",
-    "lm_head.weight": "end.head.weight",
-}
+NAMES: dict[str, str] = DEEPSEEK_NAMES
 
 
 def _preset(layers: int, dim: int, hidden: int, heads: int, q_rank: int | None, mscale: float, **more: Any) -> Config:

@@ -28,8 +28,8 @@ from llm_blocks import (
     rope_table,
     rope_to_hf,
 )
+from llm_model_llama.deepseek_names import DEEPSEEK_NAMES
 from llm_model_llama.mla import (
-    LATENT_NAMES,
     Latent,
     LatentAttention,
     latent_to_hf,
@@ -246,6 +246,8 @@ class Block(nn.Module):
 class Model(Decoder):
     """The layers of `part` of a DeepSeek-V3: see `Decoder` for what goes in and comes out."""
 
+    exact = ("mlp.router.bias",)  # it lies near 7 in released models, where bf16 would tell few values apart
+
     def __init__(self, config: Config, part: str | PartSpec = "f") -> None:
         c = config
         super().__init__(
@@ -268,28 +270,9 @@ class Model(Decoder):
 
 
 # Hugging Face's name -> ours
-NAMES: dict[str, str] = {
-    "model.layers.61.*": "",  # of the released models: the layer after their last, which predicts a second token
-    "model.embed_tokens.weight": "begin.embed.weight",
-    "model.layers.{i}.input_layernorm.weight": "mid.{i}.attention_norm.weight",
-    **LATENT_NAMES,
-    "model.layers.{i}.post_attention_layernorm.weight": "mid.{i}.mlp_norm.weight",
-    "model.layers.{i}.mlp.gate_proj.weight": "mid.{i}.mlp.gate.weight",
-    "model.layers.{i}.mlp.up_proj.weight": "mid.{i}.mlp.up.weight",
-    "model.layers.{i}.mlp.down_proj.weight": "mid.{i}.mlp.down.weight",
-    "model.layers.{i}.mlp.gate.weight": "mid.{i}.mlp.router.weight",
+NAMES: dict[str, str] = DEEPSEEK_NAMES | {
     "model.layers.{i}.mlp.gate.e_score_correction_bias": "mid.{i}.mlp.router.bias",
-    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "mid.{i}.mlp.experts.{e}.gate.weight",
-    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "mid.{i}.mlp.experts.{e}.up.weight",
-    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "mid.{i}.mlp.experts.{e}.down.weight",
-    # as transformers 5 keeps them in memory: all experts of a layer stacked
-    "model.layers.{i}.mlp.experts.gate_up_proj": "mid.{i}.mlp.experts.gate_up",
-    "model.layers.{i}.mlp.experts.down_proj": "mid.{i}.mlp.experts.down",
-    "model.layers.{i}.mlp.shared_experts.gate_proj.weight": "mid.{i}.mlp.shared.gate.weight",
-    "model.layers.{i}.mlp.shared_experts.up_proj.weight": "mid.{i}.mlp.shared.up.weight",
-    "model.layers.{i}.mlp.shared_experts.down_proj.weight": "mid.{i}.mlp.shared.down.weight",
-    "model.norm.weight": "end.norm.weight",
-    "lm_head.weight": "end.head.weight",
+    "model.layers.{beyond}.*": "",  # layers that predict a second token stand after the last
 }
 
 

@@ -234,9 +234,7 @@ class Model(Decoder):
             begin=lambda: ScaledEmbedding(c.vocab_size, c.dim, c.dim**0.5),
             block=lambda layer: Block(c, layer),
             end=lambda: head(OffsetRMSNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
-            cache=CacheShape(
-                num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from, windows=windows
-            ),
+            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, windows=windows),
         )
 
     def context(self, plan: Plan, dtype: torch.dtype) -> dict[bool, RopeTable]:
@@ -287,7 +285,7 @@ def _preset(layers: int, dim: int, hidden: int, heads: int, kv_heads: int, **mor
     return Config(num_kv_heads=kv_heads, sliding_layers=tuple((i + 1) % 6 != 0 for i in range(layers)), **values)
 
 
-_SHORT, _LONG = Rope(theta=1_000_000.0), Rope(kind="linear", theta=1_000_000.0, factor=8.0)
+_SHORT, _LONG = Rope(theta=1e6), Rope(kind="linear", theta=1e6, factor=8.0)
 _SMALL: dict[str, Any] = {"vocab_size": 262_144, "max_positions": 32_768, "sliding_window": 512, "rope": _SHORT}
 _LARGE: dict[str, Any] = {"vocab_size": 262_208, "max_positions": 131_072, "sliding_window": 1024, "rope": _LONG}
 

@@ -185,19 +185,3 @@ def softmax_scale(rope: Rope, head_dim: int) -> float:
     if rope.kind != "yarn" or not rope.mscale_all_dim:
         return head_dim**-0.5
     return head_dim**-0.5 * yarn_scale(rope.factor, rope.mscale_all_dim) ** 2
-
-
-# Hugging Face's name -> ours, for every tensor of a layer's attention
-LATENT_NAMES: dict[str, str] = {
-    "model.layers.{i}.self_attn.q_proj.weight": "mid.{i}.attention.q.weight",
-    "model.layers.{i}.self_attn.q_a_proj.weight": "mid.{i}.attention.q_a.weight",
-    "model.layers.{i}.self_attn.q_a_proj.bias": "mid.{i}.attention.q_a.bias",
-    "model.layers.{i}.self_attn.q_a_layernorm.weight": "mid.{i}.attention.q_a_norm.weight",
-    "model.layers.{i}.self_attn.q_b_proj.weight": "mid.{i}.attention.q_b.weight",
-    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.weight": "mid.{i}.attention.kv_a.weight",
-    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.bias": "mid.{i}.attention.kv_a.bias",
-    "model.layers.{i}.self_attn.kv_a_layernorm.weight": "mid.{i}.attention.kv_a_norm.weight",
-    "model.layers.{i}.self_attn.kv_b_proj.weight": "mid.{i}.attention.kv_b.weight",
-    "model.layers.{i}.self_attn.o_proj.weight": "mid.{i}.attention.o.weight",
-    "model.layers.{i}.self_attn.o_proj.bias": "mid.{i}.attention.o.bias",
-}

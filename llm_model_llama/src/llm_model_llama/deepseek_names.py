@@ -1,0 +1,33 @@
+"""Names of tensors that DeepSeek-V2 and V3 share: Hugging Face's -> ours."""
+
+DEEPSEEK_NAMES: dict[str, str] = {
+    "model.embed_tokens.weight": "begin.embed.weight",
+    "model.layers.{i}.input_layernorm.weight": "mid.{i}.attention_norm.weight",
+    "model.layers.{i}.self_attn.q_proj.weight": "mid.{i}.attention.q.weight",
+    "model.layers.{i}.self_attn.q_a_proj.weight": "mid.{i}.attention.q_a.weight",
+    "model.layers.{i}.self_attn.q_a_proj.bias": "mid.{i}.attention.q_a.bias",
+    "model.layers.{i}.self_attn.q_a_layernorm.weight": "mid.{i}.attention.q_a_norm.weight",
+    "model.layers.{i}.self_attn.q_b_proj.weight": "mid.{i}.attention.q_b.weight",
+    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.weight": "mid.{i}.attention.kv_a.weight",
+    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.bias": "mid.{i}.attention.kv_a.bias",
+    "model.layers.{i}.self_attn.kv_a_layernorm.weight": "mid.{i}.attention.kv_a_norm.weight",
+    "model.layers.{i}.self_attn.kv_b_proj.weight": "mid.{i}.attention.kv_b.weight",
+    "model.layers.{i}.self_attn.o_proj.weight": "mid.{i}.attention.o.weight",
+    "model.layers.{i}.self_attn.o_proj.bias": "mid.{i}.attention.o.bias",
+    "model.layers.{i}.post_attention_layernorm.weight": "mid.{i}.mlp_norm.weight",
+    "model.layers.{i}.mlp.gate_proj.weight": "mid.{i}.mlp.gate.weight",
+    "model.layers.{i}.mlp.up_proj.weight": "mid.{i}.mlp.up.weight",
+    "model.layers.{i}.mlp.down_proj.weight": "mid.{i}.mlp.down.weight",
+    "model.layers.{i}.mlp.gate.weight": "mid.{i}.mlp.router.weight",
+    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "mid.{i}.mlp.experts.{e}.gate.weight",
+    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "mid.{i}.mlp.experts.{e}.up.weight",
+    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "mid.{i}.mlp.experts.{e}.down.weight",
+    # as transformers 5 keeps them in memory: all experts of a layer stacked
+    "model.layers.{i}.mlp.experts.gate_up_proj": "mid.{i}.mlp.experts.gate_up",
+    "model.layers.{i}.mlp.experts.down_proj": "mid.{i}.mlp.experts.down",
+    "model.layers.{i}.mlp.shared_experts.gate_proj.weight": "mid.{i}.mlp.shared.gate.weight",
+    "model.layers.{i}.mlp.shared_experts.up_proj.weight": "mid.{i}.mlp.shared.up.weight",
+    "model.layers.{i}.mlp.shared_experts.down_proj.weight": "mid.{i}.mlp.shared.down.weight",
+    "model.norm.weight": "end.norm.weight",
+    "lm_head.weight": "end.head.weight",
+}
