@@ -65,3 +65,16 @@ def test_what_is_no_part_of_the_model_is_dropped(name: str) -> None:
 def test_names_that_only_resemble_a_pattern_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="unknown tensor"):
         decider(MIXED)(name)
+
+
+def test_layers_beyond_the_models_are_dropped_where_the_table_says_so() -> None:
+    names = {"model.layers.{beyond}.*": "", **NAMES}
+    decide = decider(names, num_layers=3)
+    assert decide("model.layers.2.up.weight") == ["mid", "2", "mlp.up.weight"]
+    assert decide("model.layers.3.eh_proj.weight") is None
+    assert decide("model.layers.12345678901.experts.1.weight") is None
+    for name in ("model.layers.2.eh_proj.weight", "layers.3.up.weight", "model.layers.x.up.weight"):
+        with pytest.raises(ValueError, match="unknown tensor"):
+            decide(name)
+    with pytest.raises(ValueError, match="unknown tensor"):
+        decider(NAMES, num_layers=3)("model.layers.3.eh_proj.weight")

@@ -204,11 +204,11 @@ def test_a_part_of_a_head_turns_and_the_rest_stays() -> None:
 
 @pytest.mark.parametrize("raw", [{"partial_rotary_factor": 0.25}, {"rope_parameters": {"partial_rotary_factor": 0.25}}])
 def test_a_partial_embedding_is_read_where_the_architecture_allows_it(raw: dict[str, Any]) -> None:
-    assert parse_rope(ConfigKeys(raw), max_positions=8, partial=True) == Rope(partial=0.25)
+    assert parse_rope(ConfigKeys(raw), max_positions=8, partial=1.0) == Rope(partial=0.25)
     with pytest.raises(ValueError, match="only whole heads are rotated"):
         parse_rope(ConfigKeys(raw), max_positions=8)
     with pytest.raises(ValueError, match="must be above 0 and at most 1"):
-        parse_rope(ConfigKeys({"partial_rotary_factor": 1.5}), max_positions=8, partial=True)
+        parse_rope(ConfigKeys({"partial_rotary_factor": 1.5}), max_positions=8, partial=1.0)
 
 
 def test_neighbours_that_turn_become_halves_that_turn() -> None:

@@ -131,6 +131,10 @@ class ConfigKeys:
         """A whole number from 1 to 2^31 - 1, or None where the file says null; the default where it says nothing."""
         return self.optional_integer(key) if key in self.raw else default
 
+    def nullable_number(self, key: str, *, default: float | None) -> float | None:
+        """A number above 0, or None where the file says null; the default where it says nothing."""
+        return self.optional_number(key) if key in self.raw else default
+
     def optional_number(self, key: str) -> float | None:
         """A number above 0, or None where the key is absent."""
         value = self._get(key, (int, float), "a number")
@@ -143,6 +147,13 @@ class ConfigKeys:
         value = self._get(key, int, "a whole number")
         if value is not None and (isinstance(value, bool) or not 0 <= value < 2**31):
             raise self._wrong(key, value, "a whole number from 0 to 2^31 - 1")
+        return self._or_default(key, value, default)
+
+    def amount(self, key: str, *, default: float = _MISSING) -> float:
+        """A number from 0."""
+        value = self._get(key, (int, float), "a number from 0")
+        if value is not None and (isinstance(value, bool) or not 0 <= value < float("inf")):
+            raise self._wrong(key, value, "a number from 0")
         return self._or_default(key, value, default)
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -228,6 +239,20 @@ def sliding_layers(keys: ConfigKeys, num_layers: int, *, every: int) -> tuple[bo
     if len(kinds) != num_layers:
         raise ValueError(f"layer_types has {len(kinds)} entries, but num_hidden_layers is {num_layers}")
     return tuple(kind == _SLIDING for kind in kinds)
+
+
+def require_heads(num_heads: int, num_kv_heads: int, head_dim: int | None = None) -> None:
+    """Raise ValueError unless the heads share the kv heads evenly and, where all of a head turns, it turns in pairs."""
+    if num_heads % num_kv_heads:
+        raise ValueError(f"{num_heads} heads can't share {num_kv_heads} kv heads evenly")
+    if head_dim is not None and (head_dim < 2 or head_dim % 2):
+        raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {head_dim}")
+
+
+def require_experts(experts_per_token: int, num_experts: int) -> None:
+    """Raise ValueError for a token that would go through more experts than there are."""
+    if experts_per_token > num_experts:
+        raise ValueError(f"a token can't go through {experts_per_token} of {num_experts} experts")
 
 
 def layer_types(sliding: Collection[bool]) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: B batch, T time, C width, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,11 @@ class Decoder(nn.Module, ABC):
     the absolute layer number. With tied embeddings the head's weight is the embedding's own parameter where the part
     has both. A model gives the makers of its modules, which are called for what the part has: `begin()` takes ids
     (B, T) and the plan, `block(layer)` hidden states (B, T, C), the context and the plan, `end()` hidden states.
+
+    `exact` are ends of names of parameters that are loaded in fp32 whatever the model's dtype.
     """
+
+    exact: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ def new_model(
             values = torch.zeros(shape)
         else:
             values = _normal(name if not config.tie_embeddings else _tied(name), shape, std, seed)
-        return values.to(device=device, dtype=dtype)
+        return values.to(device=device, dtype=torch.float32 if name.endswith(model.exact) else dtype)
 
     assign(model, make, trainable=True)
     return model

@@ -3,7 +3,8 @@
 A table maps patterns, in which {i} stands for a layer's number and {e} for an expert's, e.g.
 "model.layers.{i}.mlp.up_proj.weight" -> "mid.{i}.mlp.up.weight". The right side is a sectioned name: it begins with
 begin, mid or end, as the files of llm_sepweight do. Where several of Hugging Face's names become one of ours, the first
-is what we write. A right side of "" drops the tensor, and the left side may then end in * for anything.
+is what we write. A right side of "" drops the tensor, and the left side may then end in * for anything, also after
+{beyond}: the number of a layer that the model doesn't have, such as those that predict a second token.
 """
 
 import re
@@ -18,14 +19,16 @@ _NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,4})(?=\.)")
 _COMPUTED = ("rotary_emb.inv_freq", "rope.freqs")  # buffers that follow from config.json
 
 
-def decider(names: Names, *, source: str | Path = "the checkpoint") -> Callable[[str], list[str] | None]:
+def decider(
+    names: Names, *, source: str | Path = "the checkpoint", num_layers: int | None = None
+) -> Callable[[str], list[str] | None]:
     """For llm_sepweight.open: a tensor's name in the file -> its section and key; None for one to drop.
 
     The decider raises WeightsError, which names `source`, for a name that the table doesn't know.
     """
 
     def decide(key: str) -> list[str] | None:
-        if key.endswith(_COMPUTED):
+        if key.endswith(_COMPUTED) or (num_layers is not None and _is_beyond(names, key, num_layers)):
             return None
         try:
             sectioned = from_hf_name(names, key)
@@ -55,6 +58,13 @@ def to_hf_name(names: Names, sectioned: str) -> str:
     for theirs, ours in names.items():
         reverse.setdefault(ours, theirs)
     return _translate(reverse, sectioned, "the table of names doesn't have it")
+
+
+def _is_beyond(names: Names, key: str, num_layers: int) -> bool:
+    """Whether the table drops the layers from num_layers on, and the tensor is of one of them."""
+    prefixes = (theirs.removesuffix("{beyond}.*") for theirs, ours in names.items() if theirs.endswith("{beyond}.*"))
+    numbers = (key.removeprefix(prefix).partition(".")[0] for prefix in prefixes if key.startswith(prefix))
+    return any(number.isdecimal() and int(number[:9]) >= num_layers for number in numbers)
 
 
 def _translate(table: Names, name: str, otherwise: str) -> str:

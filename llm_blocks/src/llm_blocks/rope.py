@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llm_blocks.rope_config import Rope
+from llm_blocks.rope_config import Rope, yarn_scale
 
 RopeTable: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and signed sines, each (1 or B, 1, T, R), of one forward: computed once and passed down to every layer."""
@@ -69,11 +69,9 @@ def rope_frequencies(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Radians per position of each pair of dimensions that turns: (R/2,), or (B, 1, R/2) where rows differ."""
-    turning = int(head_dim * rope.partial)
-    if turning < 2 or turning % 2:
-        raise ValueError(f"dimensions turn in pairs, so {rope.partial} of {head_dim} must be an even number of them")
+    rope.require_fits(head_dim)
     lengths = limits if rope.kind == "longrope" else ends
-    return _KINDS[rope.kind](rope, _exponents(turning, device), lengths)
+    return _KINDS[rope.kind](rope, _exponents(int(head_dim * rope.partial), device), lengths)
 
 
 def attention_scale(rope: Rope, *, limits: list[int] | None = None) -> float | list[float]:
@@ -83,7 +81,8 @@ def attention_scale(rope: Rope, *, limits: list[int] | None = None) -> float | l
     sqrt(1 + ln(s) / ln(trained length)) (arXiv 2402.13753, as Phi-3 has it).
     """
     if rope.kind == "longrope" and rope.short_mscale and rope.long_mscale:
-        return [rope.long_mscale if long else rope.short_mscale for long in _long(rope, limits)]
+        scales = [rope.long_mscale if long else rope.short_mscale for long in _long(rope, limits)]
+        return scales if len(set(scales)) > 1 else scales[0]
     if rope.attention_factor is not None:
         return rope.attention_factor
     if rope.kind == "longrope" and rope.factor > 1:
@@ -93,11 +92,6 @@ def attention_scale(rope: Rope, *, limits: list[int] | None = None) -> float | l
     if rope.mscale and rope.mscale_all_dim:
         return yarn_scale(rope.factor, rope.mscale) / yarn_scale(rope.factor, rope.mscale_all_dim)
     return yarn_scale(rope.factor, 1.0)
-
-
-def yarn_scale(factor: float, mscale: float) -> float:
-    """YaRN's 0.1 m ln(s) + 1, for s above 1."""
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _spread(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
@@ -169,8 +163,6 @@ def _longrope(rope: Rope, exponents: Tensor, limits: list[int] | None) -> Tensor
     What a row may become decides, not what it is: its angles never change on the way, so reading it in chunks is
     reading it whole.
     """
-    if len(rope.short_factor) != exponents.numel():
-        raise ValueError(f"LongRoPE needs {exponents.numel()} factors, one for each pair, got {len(rope.short_factor)}")
     factors = [rope.long_factor if long else rope.short_factor for long in _long(rope, limits)]
     alike = all(each is factors[0] for each in factors)
     table = torch.tensor(factors[0] if alike else factors, device=exponents.device)  # (R/2,) or (B, R/2)

@@ -1,5 +1,6 @@
 """What a config.json says about rotary embeddings, in the older spelling and in that of transformers 5."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +35,45 @@ class Rope:
     partial: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.high_freq_factor <= self.low_freq_factor:
+            got = f"{self.high_freq_factor} and {self.low_freq_factor}"
+            raise ValueError(f"high_freq_factor must be above low_freq_factor, got {got}")
         if not 0 < self.partial <= 1:
             raise ValueError(f"the share of a head that turns must be above 0 and at most 1, got {self.partial}")
+        scaled = self.attention_factor is None and self.short_mscale is None and self.factor > 1
+        if self.kind == "longrope" and self.original_max_positions == 1 and scaled:
+            raise ValueError("LongRoPE scales by the logarithm of the trained length, which must be above 1")
         if len(self.short_factor) != len(self.long_factor):
             raise ValueError(
                 f"short_factor has {len(self.short_factor)} numbers and long_factor {len(self.long_factor)}; "
                 "each needs one for every pair of dimensions that turns"
             )
-        if self.high_freq_factor <= self.low_freq_factor:
-            got = f"{self.high_freq_factor} and {self.low_freq_factor}"
-            raise ValueError(f"high_freq_factor must be above low_freq_factor, got {got}")
+
+    @property
+    def long_from(self) -> int | None:
+        """The length beyond which a row, or a cache that may hold one, has LongRoPE's long factors; None otherwise."""
+        return self.original_max_positions if self.kind == "longrope" else None
+
+    def require_fits(self, head_dim: int) -> None:
+        """Raise ValueError unless the dimensions of a head that turn are pairs, with a factor each for LongRoPE."""
+        turning = int(head_dim * self.partial)
+        if turning < 2 or turning % 2:
+            raise ValueError(
+                f"dimensions turn in pairs, so {self.partial} of {head_dim} must be an even number of them"
+            )
+        if self.kind == "longrope" and len(self.short_factor) != turning // 2:
+            raise ValueError(f"LongRoPE needs {turning // 2} factors, one for each pair, got {len(self.short_factor)}")
+
+
+def yarn_scale(factor: float, mscale: float) -> float:
+    """YaRN's 0.1 m ln(s) + 1, for s above 1 (arXiv 2309.00071, §3.4)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def extended_length(length: int, rope: Rope) -> int:
+    """The context in positions of a file that says `length`: YaRN may have been switched on by adding its settings."""
+    extended = rope.factor * rope.original_max_positions if rope.kind == "yarn" else 0
+    return max(length, int(min(extended, 2**31 - 1)))
 
 
 _LENGTH = "original_max_position_embeddings"
@@ -64,22 +94,31 @@ _FACTORS = ("short_factor", "long_factor")
 _INERT = frozenset({"finetuned"})  # a note that early YaRN checkpoints carry
 
 
-def parse_rope(keys: ConfigKeys, *, max_positions: int, theta: float = 10_000.0, partial: bool = False) -> Rope:
+def parse_rope(
+    keys: ConfigKeys,
+    *,
+    max_positions: int,
+    theta: float = 10_000.0,
+    partial: float | None = None,
+    trained: int | None = None,
+) -> Rope:
     """Read the rotary keys of a config.json: `rope_parameters`, or `rope_theta` with `rope_scaling`.
 
     Raises ValueError for an unknown kind, a key that the kind doesn't have, a missing one, or two spellings that
-    disagree. `max_positions` is the trained length where the file doesn't name another, `theta` the base where it
-    doesn't; `partial` says whether the architecture may turn a part of each head alone (`partial_rotary_factor`).
+    disagree. The last three say what holds where the file says nothing: the base; the share of a head that turns
+    (`partial_rotary_factor`), None for an architecture that turns whole heads; the trained length, by default
+    `max_positions`.
     """
     outer = _Outer(
         theta=keys.optional_number("rope_theta"),
         length=keys.optional_integer(_LENGTH),
-        share=keys.optional_number(_SHARE) if partial else None,
+        share=keys.optional_number(_SHARE) if partial is not None else None,
         max_positions=max_positions,
         default_theta=theta,
+        default_length=trained or max_positions,
         partial=partial,
     )
-    if not partial:
+    if partial is None:
         keys.require(_SHARE, (1,), "only whole heads are rotated")
     new, old = keys.optional_mapping("rope_parameters"), keys.optional_mapping("rope_scaling")
     found = [_parse(each, outer) for each in (new, old) if each]
@@ -89,11 +128,17 @@ def parse_rope(keys: ConfigKeys, *, max_positions: int, theta: float = 10_000.0,
 
 
 def parse_rope_settings(
-    raw: Mapping[str, Any], *, max_positions: int, theta: float = 10_000.0, partial: bool = False
+    raw: Mapping[str, Any], *, max_positions: int, theta: float = 10_000.0, partial: float | None = None
 ) -> Rope:
     """Read one mapping of rotary settings, for files that have several, such as one for each kind of layer."""
     outer = _Outer(
-        theta=None, length=None, share=None, max_positions=max_positions, default_theta=theta, partial=partial
+        theta=None,
+        length=None,
+        share=None,
+        max_positions=max_positions,
+        default_theta=theta,
+        default_length=max_positions,
+        partial=partial,
     )
     return _parse(raw, outer)
 
@@ -124,7 +169,8 @@ class _Outer:
     share: float | None
     max_positions: int
     default_theta: float
-    partial: bool
+    default_length: int
+    partial: float | None
 
 
 def _parse(raw: Mapping[str, Any], outer: _Outer) -> Rope:
@@ -138,17 +184,18 @@ def _parse(raw: Mapping[str, Any], outer: _Outer) -> Rope:
     values |= {_field(key): keys.optional_number(key) for key in optional if key != _LENGTH}
     own_length = keys.optional_integer(_LENGTH) if _LENGTH in optional else None
     if kind in _EXTENDED:  # a length beside the rotary settings wins, as in transformers
-        values["original_max_positions"] = outer.length or own_length or outer.max_positions
+        values["original_max_positions"] = outer.length or own_length or outer.default_length
     elif kind == "dynamic":
         values["original_max_positions"] = outer.max_positions
     if kind == "yarn":
         values["truncate"] = keys.flag("truncate", default=True)
+        _multiply_attention_factor(keys, values)
     if kind == "longrope":
         values |= {key: keys.numbers(key) for key in _FACTORS}
         values["factor"] = values["factor"] or outer.max_positions / values["original_max_positions"]
     values["theta"] = _one("rope_theta", outer.theta, keys.optional_number("rope_theta")) or outer.default_theta
-    if outer.partial:
-        values["partial"] = _one(_SHARE, outer.share, keys.optional_number(_SHARE))
+    if outer.partial is not None:
+        values["partial"] = _one(_SHARE, outer.share, keys.optional_number(_SHARE)) or outer.partial
     else:
         keys.require(_SHARE, (1, None), "only whole heads are rotated")
     # the linear kind shrinks positions alike at every length; some files note the trained one all the same
@@ -156,6 +203,19 @@ def _parse(raw: Mapping[str, Any], outer: _Outer) -> Rope:
     if values["theta"] <= 1:
         raise ValueError(f"rope_theta must be above 1, for wavelengths grow by its powers, got {values['theta']}")
     return Rope(kind=kind, **{field: value for field, value in values.items() if value is not None})
+
+
+def _multiply_attention_factor(keys: ConfigKeys, values: dict[str, Any]) -> None:
+    """`attn_factor` multiplies the usual factor of YaRN, which `attention_factor` replaces (DeepSeek-R1-0528-Qwen3-8B).
+
+    So it does in the code of YaRN's authors; transformers takes no notice of it.
+    """
+    multiple = keys.optional_number("attn_factor")
+    if multiple is None:
+        return
+    if any(values[key] is not None for key in ("attention_factor", "mscale", "mscale_all_dim")):
+        raise ValueError("attn_factor and another factor of attention contradict each other; keep one of them")
+    values["attention_factor"] = multiple * yarn_scale(values["factor"], 1.0)
 
 
 def _one(key: str, outer: float | None, inner: float | None) -> float | None:

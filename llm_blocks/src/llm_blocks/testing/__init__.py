@@ -4,7 +4,7 @@ A check raises AssertionError; none of them needs pytest. `make` is the architec
 model of that part, always with the same weights.
 """
 
-from llm_blocks.testing.family import Case, Family
+from llm_blocks.testing.family import NULL, Case, Family, check_stacked
 from llm_blocks.testing.laws import (
     check_chunks,
     check_last_only,
@@ -12,12 +12,14 @@ from llm_blocks.testing.laws import (
     check_rollback,
     check_rows,
     check_slices,
+    close,
     greedy,
 )
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
 from llm_blocks.testing.suite import suite
 
 __all__ = [
+    "NULL",
     "Case",
     "Family",
     "check_chunks",
@@ -29,6 +31,8 @@ __all__ = [
     "check_rows",
     "check_saved",
     "check_slices",
+    "check_stacked",
+    "close",
     "greedy",
     "suite",
     "tiny_reference",

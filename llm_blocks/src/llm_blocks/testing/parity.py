@@ -12,7 +12,7 @@ from llm_blocks.saving import save
 from llm_blocks.testing.laws import TOLERANCE, close, greedy
 
 
-def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) -> Any:
+def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0, attention: str = "eager") -> Any:
     """A random fp32 model of transformers for this config.json, saved in `folder` with that config.json verbatim.
 
     The weights are wide enough (deviation 0.1, norms around 1) for an error to show in the logits.
@@ -23,13 +23,17 @@ def tiny_reference(config: Mapping[str, Any], folder: Path, *, seed: int = 0) ->
     (folder / "config.json").write_text(json.dumps(dict(config)))
     parsed = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(
-        parsed, dtype=torch.float32, attn_implementation="eager"
+        parsed, dtype=torch.float32, attn_implementation=attention
     ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             mean = 1.0 if parameter.dim() == 1 and bool((parameter == 1).all()) else 0.0
             parameter.normal_(mean, 0.1, generator=generator)
+        stored = model.state_dict()
+        for name, buffer in model.named_buffers():
+            if name in stored and buffer.is_floating_point():
+                buffer.normal_(0.0, 0.1, generator=generator)
     model.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     return model
@@ -59,13 +63,15 @@ def check_greedy(model: Any, reference: Any, prompt: Sequence[int], *, count: in
 
 
 @torch.inference_mode()
-def check_saved(model: Any, folder: Path, ids: Tensor, *, tolerance: float = TOLERANCE, **options: Any) -> None:
+def check_saved(
+    model: Any, folder: Path, ids: Tensor, *, tolerance: float = TOLERANCE, attention: str = "eager", **options: Any
+) -> None:
     """What we save in the new `folder` loads in transformers, with equal logits of ids (B, T)."""
     import transformers
 
     save(model, folder, **options)
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, attn_implementation="eager"
+        folder, output_loading_info=True, attn_implementation=attention
     )
     reference, notes = loaded
     wrong = {kind: sorted(names) for kind, names in notes.items() if names}

@@ -54,7 +54,8 @@ def suite(family: Family) -> type:
 
         def test_what_is_saved_loads_in_transformers(self, case: Case, tmp_path: Path) -> None:
             ids = case.ids(1, 24)
-            parity.check_saved(case.model, tmp_path / "saved", ids, tolerance=family.tolerance, max_shard_bytes=20_000)
+            options: dict[str, Any] = {"tolerance": family.tolerance, "attention": family.attention}
+            parity.check_saved(case.model, tmp_path / "saved", ids, max_shard_bytes=20_000, **options)
             again = load(tmp_path / "saved")
             assert again.config == case.model.config
             assert torch.equal(again(ids), case.model(ids))
