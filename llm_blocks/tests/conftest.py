@@ -12,7 +12,7 @@ ENTRY_POINTS = """\
 toy = toy_architecture
 
 [llm_blocks.importers]
-toy_format = toy_architecture:NAMES
+toy_format = toy_architecture:IMPORTER
 """
 
 

@@ -9,13 +9,16 @@ from llm_blocks import ArchitectureError
 def test_an_installed_package_is_found_by_its_entry_point(toy: ModuleType) -> None:
     assert llm_blocks.find("toy") is toy
     assert "toy" in llm_blocks.installed_architectures()
-    assert llm_blocks.find_importer("toy_format") is toy.NAMES
+    assert llm_blocks.find_importer("toy_format") is toy.IMPORTER
     assert "toy_format" in llm_blocks.installed_importers()
 
 
 def test_an_unknown_model_type_names_the_nearest_and_the_way_out(toy: ModuleType) -> None:
-    with pytest.raises(ArchitectureError, match=r"'toi': did you mean 'toy'\?.*docs/adding_a_model\.md"):
+    with pytest.raises(ArchitectureError, match=r"'toi': did you mean 'toy'\?.*docs/adding_a_model\.md") as caught:
         llm_blocks.find("toi")
+    # whoever installed packages has no docs folder, but can search for these
+    assert "entry point group llm_blocks.architectures" in str(caught.value)
+    assert "'Adding a model family'" in str(caught.value)
     with pytest.raises(ArchitectureError, match="format 'toyformat': did you mean 'toy_format'"):
         llm_blocks.find_importer("toyformat")
 

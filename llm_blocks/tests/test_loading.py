@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import llm_blocks
 import llm_sepweight
+from llm_blocks.loading import load_config, open_checkpoint
 from llm_sepweight import WeightsError
 
 IDS = torch.arange(10)[None]
@@ -114,6 +115,32 @@ def test_a_config_that_claims_countless_layers_is_refused_before_they_are_made(
         llm_blocks.load(folder, "5-9")
 
 
+def test_a_foreign_format_loads_by_its_importer_whole_and_in_part(folder: Path, model: Any) -> None:
+    (folder / "config.json").rename(folder / "toy.json")
+    assert torch.equal(llm_blocks.load(folder)(IDS), model(IDS))
+    begin, end = llm_blocks.load(folder, "b 0-2"), llm_blocks.load(folder, "2-3 e")
+    assert torch.equal(end(begin(IDS)), model(IDS))
+    assert load_config(folder) == model.config
+    with open_checkpoint(folder) as found:
+        assert (found.kind, found.config, found.raw) == ("toy_format", model.config, model.config.to_hf())
+
+
+def test_config_json_wins_over_a_foreign_format(folder: Path, model: Any) -> None:
+    (folder / "toy.json").write_text("{}")
+    assert torch.equal(llm_blocks.load(folder)(IDS), model(IDS))
+
+
+def test_a_config_needs_no_weights(folder: Path, model: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    assert load_config(folder) == model.config
+
+
+def test_a_folder_that_nobody_claims_lacks_config_json(toy: ModuleType, tmp_path: Path) -> None:
+    for read in (load_config, open_checkpoint, llm_blocks.load):
+        with pytest.raises(WeightsError, match=r"config\.json"):
+            read(tmp_path)
+
+
 def test_a_tied_checkpoint_with_another_head_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     llm_blocks.save(llm_blocks.new_model(toy.Config(tie_embeddings=True)), tmp_path / "tied")
     _rewrite(tmp_path / "tied", lambda tensors: tensors | {"head.weight": tensors["embed.weight"].clone()})
@@ -198,3 +225,15 @@ def test_a_loaded_model_can_be_trained_when_asked(folder: Path) -> None:
     model(IDS).sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert (folder / "model.safetensors").read_bytes() == before, "training wrote into the mapped file"
+
+
+def test_parameters_that_a_model_calls_exact_stay_in_fp32(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy.Model, "exact", ("kv.bias",))
+    model = llm_blocks.new_model(toy.Config(), dtype=torch.bfloat16)
+    llm_blocks.save(model, tmp_path / "saved")
+    for each in (model, llm_blocks.load(tmp_path / "saved", dtype=torch.bfloat16), llm_blocks.load(tmp_path / "saved")):
+        found = {name: parameter.dtype for name, parameter in each.named_parameters()}
+        assert found.pop("mid.1.kv.bias") == torch.float32
+        assert found["mid.1.kv.weight"] == torch.bfloat16

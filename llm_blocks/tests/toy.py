@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
+import llm_sepweight
 from llm_blocks import (
     CacheShape,
     ConfigKeys,
     Decoder,
     Head,
+    Importer,
     RMSNorm,
     Rope,
     TokenEmbedding,
@@ -22,6 +25,7 @@ from llm_blocks import (
     rotate,
     split_heads,
 )
+from llm_blocks.names import decider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +97,12 @@ NAMES = {
     "head.weight": "end.head.weight",
 }
 PRESETS: dict[str, Config] = {}
+
+
+def open_toy_format(path: Path) -> tuple[Config, llm_sepweight.Weights]:
+    """A folder whose configuration is called toy.json."""
+    config = Config.from_hf(llm_sepweight.read_json(path / "toy.json"))
+    return config, llm_sepweight.open(path, decider=decider(NAMES))
+
+
+IMPORTER = Importer(claims=lambda path: (path / "toy.json").is_file(), open=open_toy_format)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import llm_blocks
@@ -149,9 +150,7 @@ def stories(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained model stories260K, written as a Hugging Face folder with its sentencepiece tokenizer."""
     source = test_data / "models" / "stories260K"
     folder = tmp_path_factory.mktemp("stories") / "stories260K"
-    config, tensors = llm_blocks.find_importer("llama2c")(source / "stories260K.bin")
-    model = llm_blocks.new_model(config)
-    model.load_state_dict(dict(tensors), strict=not config.tie_embeddings)
+    model = llm_blocks.load(source / "stories260K.bin")
     tokenizer = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     tokenizer.write_bytes((source / "tok512.model").read_bytes())
     llm_blocks.save(model, folder, copy=[tokenizer])
@@ -162,3 +161,46 @@ def stories(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def greedy_ids(test_data: Path) -> list[int]:
     """What stories260K says after BOS, greedily and in fp32."""
     return json.loads((test_data / "models" / "stories260K" / "greedy.json").read_text())["greedy_ids"]
+
+
+META_NAMES = {
+    "model.": "",
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "embed_tokens": "tok_embeddings",
+    "lm_head": "output",
+}
+META_CUTS = {"wo": 1, "w2": 1, "tok_embeddings": 1, "norm": None, "attention_norm": None, "ffn_norm": None}
+
+
+@pytest.fixture(scope="session")
+def as_meta() -> Callable[..., Path]:
+    """Writes a Hugging Face Llama as Meta does: other names, other order of rows, cut into shards."""
+
+    def write(source: Path, target: Path, *, shards: int = 2, dtype: torch.dtype = torch.float32) -> Path:
+        c = llm_blocks.find("llama").Config.from_hf(llm_blocks.read_config(source))
+        parts: list[dict[str, Tensor]] = [{} for _ in range(shards)]
+        for name, tensor in load_file(source / "model.safetensors").items():
+            for theirs, ours in META_NAMES.items():
+                name = name.replace(theirs, ours)
+            if name.endswith(("wq.weight", "wk.weight")):
+                tensor = tensor.unflatten(0, (-1, 2, c.head_dim // 2)).transpose(1, 2).reshape(tensor.shape)
+            dim = META_CUTS.get(name.split(".")[-2], 0)
+            for part, cut in zip(parts, [tensor] * shards if dim is None else tensor.chunk(shards, dim), strict=True):
+                part[name] = cut.to(dtype).clone()
+        target.mkdir()
+        for i, part in enumerate(parts):
+            torch.save(part, target / f"consolidated.{i:02d}.pth")
+        params = {"dim": c.dim, "n_layers": c.num_layers, "n_heads": c.num_heads, "n_kv_heads": c.num_kv_heads}
+        params |= {"norm_eps": c.norm_eps, "vocab_size": -1, "multiple_of": 8, "max_seq_len": c.max_positions}
+        (target / "params.json").write_text(json.dumps(params))
+        return target
+
+    return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,46 @@ def test_generate_with_a_wrong_option(
     folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], codes: tuple[int, ...], words: str
 ) -> None:
     refused(capsys, ["generate", str(folder), *options], codes, words)
+
+
+PYTHON = re.compile(r"\b\w+=(\w|'|\"|,|;|\s|$)|\.\w+\(\)")  # as in raw=True, tokenizer_dir= and .distribute()
+
+
+@pytest.mark.parametrize(
+    ("damage", "argv", "words"),
+    [
+        (remove_tokenizer, ["generate", "MODEL", "--prompt", "hi"], "--tokenizer_dir, or give ids with --prompt_ids"),
+        (remove_tokenizer, ["generate", "MODEL", "--prompt_ids", "7"], "--json"),
+        (remove_tokenizer, ["generate", "MODEL", "--prompt", "hi", "--json"], "name one with --tokenizer_dir"),
+        (remove_tokenizer, ["chat", "MODEL"], "name one with --tokenizer_dir"),
+        (None, ["generate", "MODEL", "--raw", "--sys_prompt", "x"], "--raw leaves out the chat template"),
+        (None, ["generate", "MODEL", "--sys_prompt", "x"], "sys_prompt needs a chat template"),
+        (None, ["generate", "MODEL", "--prompt_ids", "7", "--sys_prompt", "x"], "sys_prompt needs a text"),
+        (None, ["generate", "MODEL", "--logprobs", "2"], "add --json"),
+        (None, ["chat", "MODEL", "--sys_prompt", "x"], "a system prompt needs a chat template"),
+        (change_type, ["generate", "MODEL"], "did you mean 'llama'"),
+    ],
+)
+def test_errors_are_told_in_the_spelling_of_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None] | None, argv: list[str], words: str
+) -> None:
+    """`tokenizer_dir=` and `raw=True` are no help to whoever typed a command."""
+    if damage is not None:
+        damage(folder)
+    assert run([str(folder) if word == "MODEL" else word for word in argv]) in (1, 2)
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1), said.err
+    assert words in said.err
+    assert not PYTHON.search(said.err), said.err
+
+
+def test_a_tokenizer_from_elsewhere(folder: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    remove_tokenizer(folder)
+    argv = ["--prompt", "hi", "--temperature", "0", "--max_new_tokens", "4"]
+    assert run(["generate", str(folder), "--tokenizer_dir", str(base), *argv]) == 0
+    found = capsys.readouterr().out
+    assert run(["generate", str(base), *argv]) == 0
+    assert capsys.readouterr().out == found
 
 
 @pytest.mark.parametrize("command", ["generate", "chat", "info"])

@@ -190,7 +190,7 @@ def test_a_wrong_shape(source: Path, tmp_path: Path, capsys: Any) -> None:
     weights = load_file(source / "model.safetensors")
     weights["model.norm.weight"] = torch.ones(17)
     save_file(weights, source / "model.safetensors")
-    refused(capsys, tmp_path, source, "end.norm.weight with shape (17,) where config.json asks for (16,)")
+    refused(capsys, tmp_path, source, "model.safetensors: end.norm.weight has shape (17,), config.json asks for (16,)")
 
 
 def test_a_missing_tensor(source: Path, tmp_path: Path, capsys: Any) -> None:
@@ -238,7 +238,7 @@ def test_a_write_that_fails_leaves_nothing(source: Path, tmp_path: Path, capsys:
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "_write_config", full)
+    monkeypatch.setattr(conversion, "write_json", full)
     refused(capsys, tmp_path, source, "free some space")
 
 

@@ -79,11 +79,16 @@ def test_tokenizer_of_a_real_model(tmp_path: Path, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["parameters"] == 260_032
 
 
-def test_download_list_names_the_installed_families(capsys: Any) -> None:
-    assert run(["download", "list", "--json"]) == 0
-    llama = json.loads(capsys.readouterr().out)["families"]["llama"]
-    assert "TinyLlama/TinyLlama-1.1B-Chat-v1.0" in llama["repositories"]
-    assert any("TinyLlama" in name for name in llama["presets"])
+def test_a_tokenizer_that_cannot_be_read_does_not_hide_the_rest(folder: Path, capsys: Any) -> None:
+    """`llm info` of a Llama 3 as Meta publishes it ended with what is wrong with its tokenizer, and told nothing."""
+    (folder / "tokenizer.model").write_bytes(b"aGVsbG8= 0\nd29ybGQ= 1\n")
+    assert run(["info", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == PARAMETERS
+    assert found["tokenizer"]["kind"] == "tokenizer.model"
+    assert "tiktoken" in found["tokenizer"]["problem"]
+    assert run(["info", str(folder)]) == 0
+    assert "tokenizer.model, which can't be read: " in capsys.readouterr().out
 
 
 def test_doctor_as_json_has_every_section(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The LLM class on small random checkpoints."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,25 @@ def test_no_stop_can_be_said_as_none(llm: LLM):
 def test_benchmark_takes_every_argument_of_generate(llm: LLM):
     text, _ = llm.benchmark(prompt="hello", return_as_token_ids=True, **GREEDY)
     assert text == llm.generate("hello", **GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [
+        ("max_new_token", "there is no option 'max_new_token' of a generation; did you mean max_new_tokens?"),
+        ("temprature", "did you mean temperature?"),
+        ("return_as_tokens_ids", "did you mean return_as_token_ids?"),
+        ("Top_K", "did you mean top_k?"),
+        ("beams", "there are cache, frequency_penalty, "),
+    ],
+)
+def test_a_misspelt_keyword_names_the_nearest(llm: LLM, keyword: str, words: str):
+    """It was a TypeError of a class that the caller has never heard of."""
+    wrong: dict[str, Any] = {keyword: 1}
+    for call in (llm.generate, llm.complete, llm.start):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            call("hello", **wrong)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        llm.benchmark(prompt="hello", **wrong)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        llm.generate("hello", stream=True, **wrong)

@@ -129,13 +129,16 @@ def test_demo_is_the_model_that_ships_unless_a_folder_has_that_name(tmp_path: Pa
     assert resolve("demo") == Path("demo")
 
 
-def test_a_folder_of_meta_says_how_to_convert_it(tmp_path: Path) -> None:
-    """It passed as a checkpoint, and then its config.json "can't be read"."""
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "consolidated.00.pth").touch()
-    assert resolve("meta", allow_file=True) == Path("meta")
-    with pytest.raises(ModelNotFoundError, match="`llm convert meta FOLDER`"):
+def test_a_folder_of_meta_is_a_checkpoint_when_its_params_are_there(tmp_path: Path) -> None:
+    """Without them it passed as one, and then its config.json "can't be read"."""
+    folder = tmp_path / "checkpoints" / "meta"
+    folder.mkdir(parents=True)
+    (folder / "consolidated.00.pth").touch()
+    with pytest.raises(ModelNotFoundError, match=r"without their params\.json; copy that file there too"):
         resolve("meta")
+    (folder / "params.json").touch()
+    assert resolve("meta") == Path("checkpoints/meta")
+    assert local_names() == ["meta"]
 
 
 def test_a_name_that_begins_with_the_home_of_nobody() -> None:

@@ -23,4 +23,4 @@ def test_the_package_announces_itself() -> None:
 
 @pytest.mark.parametrize("kind", ["llama2c", "meta"])
 def test_importers_are_found_by_their_format(kind: str) -> None:
-    assert llm_blocks.find_importer(kind).__module__ == "llm_model_llama.importers"
+    assert llm_blocks.find_importer(kind).open.__module__ == "llm_model_llama.importers"

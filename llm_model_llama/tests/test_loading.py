@@ -44,11 +44,13 @@ def test_pytorch_bin_files_are_read(folder: Path, tmp_path: Path) -> None:
 
 def test_another_model_type_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llamma"}))
-    with pytest.raises(ArchitectureError, match="model_type 'llamma', not 'llama'"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
+    with pytest.raises(ArchitectureError, match="model_type 'mistral', not 'llama'; llm_blocks.load finds"):
         llm_model_llama.load(folder)
-    with pytest.raises(ArchitectureError, match="did you mean 'llama'"):
-        llm_blocks.load(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llamma"}))
+    for load in (llm_model_llama.load, llm_blocks.load):
+        with pytest.raises(ArchitectureError, match="did you mean 'llama'"):
+            load(folder)
 
 
 def test_biases_that_config_json_does_not_mention_are_refused(folder: Path) -> None:

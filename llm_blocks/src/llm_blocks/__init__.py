@@ -20,10 +20,18 @@ from llm_blocks.attention import (
     split_heads,
 )
 from llm_blocks.cache import KVCache
-from llm_blocks.config import INERT_KEYS, ConfigKeys, layer_types, sliding_layers
+from llm_blocks.config import (
+    INERT_KEYS,
+    ConfigKeys,
+    layer_types,
+    require_experts,
+    require_heads,
+    sliding_layers,
+)
 from llm_blocks.decoder import CacheShape, Decoder, Head, ScaledEmbedding, SoftcappedHead, TokenEmbedding
+from llm_blocks.gguf import GgufForm, gguf_form, gguf_rope, gguf_sizes, inexpressible, within_window
 from llm_blocks.initialise import new_model
-from llm_blocks.loading import fill, load, read_config
+from llm_blocks.loading import Checkpoint, fill, load, load_config, open_checkpoint, read_config
 from llm_blocks.meta import without_storage
 from llm_blocks.mlp import Experts, GatedMLP
 from llm_blocks.norm import OffsetRMSNorm, RMSNorm
@@ -35,9 +43,8 @@ from llm_blocks.rope import (
     rope_frequencies,
     rope_table,
     rotate,
-    yarn_scale,
 )
-from llm_blocks.rope_config import Rope, parse_rope, parse_rope_settings, rope_to_hf
+from llm_blocks.rope_config import Rope, extended_length, parse_rope, parse_rope_settings, rope_to_hf, yarn_scale
 from llm_blocks.saving import save
 from llm_blocks.slices import part_layers, require_input
 
@@ -45,10 +52,12 @@ __all__ = [
     "INERT_KEYS",
     "ArchitectureError",
     "CacheShape",
+    "Checkpoint",
     "ConfigKeys",
     "Decoder",
     "Experts",
     "GatedMLP",
+    "GgufForm",
     "Head",
     "Importer",
     "KVCache",
@@ -67,22 +76,31 @@ __all__ = [
     "attend_softcapped",
     "attention_scale",
     "check_counts",
+    "extended_length",
     "fill",
     "find",
     "find_importer",
+    "gguf_form",
+    "gguf_rope",
+    "gguf_sizes",
+    "inexpressible",
     "installed_architectures",
     "installed_importers",
     "last_real",
     "layer_types",
     "load",
+    "load_config",
     "merge_heads",
     "new_model",
+    "open_checkpoint",
     "pairs_to_halves",
     "parse_rope",
     "parse_rope_settings",
     "part_layers",
     "plan_attention",
     "read_config",
+    "require_experts",
+    "require_heads",
     "require_input",
     "rope_frequencies",
     "rope_table",
@@ -91,6 +109,7 @@ __all__ = [
     "save",
     "sliding_layers",
     "split_heads",
+    "within_window",
     "without_storage",
     "yarn_scale",
 ]

@@ -53,7 +53,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raw = read_config(path)
     architecture = find(raw.get("model_type"))
     config = architecture.Config.from_hf(raw)
-    weights = llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path))
+    weights = llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path, num_layers=config.num_layers))
     kind = "sepweight" if weights.layout.startswith("sepweight") else "hf"
     return Checkpoint(kind=kind, path=path, raw=raw, config=config, weights=weights)
 
@@ -124,14 +124,15 @@ def fill(
     """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read."""
     sources = check(model, weights)
     if model.config.tie_embeddings and model.end is not None:
-        _check_tied(weights)
+        check_tied(weights)
     dtype = dtype or main_dtype(weights)
     shapes = dict(model.named_parameters(remove_duplicate=False))
 
     def read(names: list[str]) -> Tensor:
         if names[0] not in sources:  # its pieces are read into it below
             return torch.empty(shapes[names[0]].shape, dtype=dtype, device=device)
-        return weights.read(sources[names[0]], dtype=dtype, device=device)
+        exact = names[0].endswith(model.exact)
+        return weights.read(sources[names[0]], dtype=torch.float32 if exact else dtype, device=device)
 
     assign(model, read, trainable=trainable)
     for parts in pieces(model).values():
@@ -191,7 +192,7 @@ def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
             raise WeightsError(f"{info.file}: {source} is {info.dtype}; quantized weights are not supported here")
 
 
-def _check_tied(weights: Weights) -> None:
+def check_tied(weights: Weights) -> None:
     """A tied checkpoint may store the head a second time, but then it must be the embedding."""
     if _HEAD not in weights or _EMBEDDING not in weights or _HEAD in weights.tied or _EMBEDDING in weights.tied:
         return

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llm_blocks.architectures import find
 from llm_blocks.names import to_hf_name
 from llm_blocks.parameters import pieces, shared_names
-from llm_sepweight import write_safetensors
-from llm_sepweight.atomic import atomic_folder
+from llm_sepweight.atomic import atomic_file, atomic_folder
+from llm_sepweight.stored import Pending, pending, write_file
 
 GIGABYTE = 10**9
 
@@ -37,8 +35,30 @@ def save(
     with atomic_folder(path) as folder:
         for file in copy:
             shutil.copyfile(file, folder / Path(file).name)
-        _write_weights(model, folder, max_shard_bytes)
-        _write_json(folder / "config.json", _config(model, extra_config or {}))
+        write_weights(folder, _stored(model), max_shard_bytes=max_shard_bytes)
+        write_json(folder / "config.json", _config(model, extra_config or {}))
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Pending], *, max_shard_bytes: int = 5 * GIGABYTE) -> None:
+    """Write tensors under Hugging Face's names into `folder`, with an index where they need several files.
+
+    Each is read when its turn comes, so that one is in memory at a time.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    files: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+        with atomic_file(folder / name) as file:
+            write_file(file, {key: tensors[key] for key in names}, folder / name, metadata={"format": "pt"})
+        files |= dict.fromkeys(names, name)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object as Hugging Face's files have it: two spaces, any script as it is."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _config(model: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,27 +69,19 @@ def _config(model: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
     return own | dict(extra)
 
 
-def _write_weights(model: Any, folder: Path, max_shard_bytes: int) -> None:
+def _stored(model: Any) -> dict[str, Pending]:
+    """Each tensor of the model by the name it has in files; experts go there one by one, as other readers expect."""
     table = find(model.config.model_type).NAMES
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    parts = pieces(model)  # experts go into files one by one, as other readers expect them
-    stored: dict[str, torch.Tensor] = {}
+    parts = pieces(model)
+    stored: dict[str, Pending] = {}
     for name, *_ in shared_names(model):
         named = parts.get(name, {name: parameters[name]})
-        stored |= {to_hf_name(table, own): tensor for own, tensor in named.items()}
-    shards = _shards(stored, max_shard_bytes)
-    files: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        write_safetensors(folder / file, {name: stored[name] for name in names}, metadata={"format": "pt"})
-        files |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        total = sum(tensor.nbytes for tensor in stored.values())
-        index = {"metadata": {"total_size": total}, "weight_map": files}
-        _write_json(folder / "model.safetensors.index.json", index)
+        stored |= {to_hf_name(table, own): pending(tensor) for own, tensor in named.items()}
+    return stored
 
 
-def _shards(stored: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:
+def _shards(stored: Mapping[str, Pending], max_bytes: int) -> list[list[str]]:
     """Names in order, cut where the next tensor would make a shard larger than max_bytes."""
     shards: list[list[str]] = [[]]
     room = max_bytes
@@ -80,7 +92,3 @@ def _shards(stored: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str
         shards[-1].append(name)
         room -= tensor.nbytes
     return shards
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ COMMANDS = {
     "download": "Fetch a model from the hub, or list what can be fetched.",
     "info": "Tell what a checkpoint holds and the memory it needs.",
     "convert": "Turn a checkpoint into another layout.",
+    "export": "Write a checkpoint for other programs.",
     "doctor": "Tell what this machine and installation offer.",
 }
 EPILOGUE = (
@@ -64,8 +65,9 @@ def run(tokens: Sequence[str] | None = None) -> int:
     argv, debug = command_line.split_debug(sys.argv[1:] if tokens is None else tokens)
     app = build_app()
     try:
-        if argv and not argv[0].startswith("-") and argv[0] in app:
-            app[argv[0]].help = None  # the summary of the list gives way to the command's own text
+        command, _ = command_line.command_of(app, argv)
+        if command.default_command is not None:
+            command.help = None  # the summary of the list gives way to the command's own text
         status = app(command_line.normalise(app, argv))
         return status if isinstance(status, int) else errors.DONE
     except BrokenPipeError:

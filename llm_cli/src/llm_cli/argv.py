@@ -22,6 +22,14 @@ def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
     return [*rest, *argv[end:]], asked
 
 
+def command_of(app: App, argv: Sequence[str]) -> tuple[App, int]:
+    """The command that the first words name, and how many words that takes: two for `export hf`, none for `--help`."""
+    count = 0
+    while count < len(argv) and not argv[count].startswith("-") and argv[count] in app:
+        app, count = app[argv[count]], count + 1
+    return app, count
+
+
 def normalise(app: App, argv: Sequence[str]) -> list[str]:
     """The command line with values bound to their options where the parser would misread them.
 
@@ -29,10 +37,11 @@ def normalise(app: App, argv: Sequence[str]) -> list[str]:
     as in `--prompt "- milk"`, is bound by `=` too. Everything after `--` stays as it is.
     """
     tokens = list(argv)
-    if not tokens or tokens[0].startswith("-") or tokens[0] not in app:
+    command, i = command_of(app, tokens)
+    if i == 0 or command.default_command is None:
         return tokens
-    arguments = app[tokens[0]].assemble_argument_collection()
-    result, i = tokens[:1], 1
+    arguments = command.assemble_argument_collection()
+    result = tokens[:i]
     while i < len(tokens):
         following = tokens[i + 1] if i + 1 < len(tokens) else None
         if tokens[i] == "--":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm_cli.completion import Completion
+from llm_cli.options import check_keywords
 
 if TYPE_CHECKING:
     from llm_cli.llm import LLM
@@ -18,6 +19,7 @@ def run_benchmark(llm: LLM, num_iterations: int, **arguments: Any) -> tuple[str,
     """The last text, and what `measures` says: numbers for one iteration, lists of numbers for several."""
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be 1 or more, not {num_iterations}")
+    check_keywords(arguments)
     for name in ("stream", "return_as_token_ids"):  # accepted as in generate; they change nothing that is measured
         arguments.pop(name, None)
     rounds, text = [], ""

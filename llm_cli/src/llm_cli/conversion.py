@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,19 @@ from torch import Tensor
 
 import llm_blocks
 import llm_sepweight
+from llm_blocks.loading import check_tied, main_dtype
 from llm_blocks.names import to_hf_name
+from llm_blocks.parameters import pieces
+from llm_blocks.saving import write_json, write_weights
 from llm_cli.checkpoints import EMBEDDING, HEAD, Checkpoint
-from llm_cli.source import find_tokenizer, special_ids
+from llm_cli.source import special_ids
 from llm_sepweight import atomic
+from llm_sepweight.stored import Pending, target_dtype
 from llm_tokenizer import Tokenizer
 
-SHARD_BYTES = 2 * 10**9  # what a conversion to the Hugging Face layout holds in memory at most
+SHARD_BYTES = 5 * 10**9
 TOKENIZER_NAMES = {".model": "tokenizer.model", ".bin": "tokenizer.bin", ".json": "tokenizer.json"}
+LICENCE = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY).*")
 
 
 def convert(
@@ -37,85 +44,103 @@ def convert(
     Raises WeightsError where the destination is taken or the source is damaged as far as its checksums tell,
     ValueError for a tokenizer that doesn't fit.
     """
+    with new_folder(source, destination, tokenizer) as new:
+        if layout == "sepweight":
+            _write_sepweight(new.path, source, dtype)
+        else:
+            write_weights(new.path, hf_tensors(source, dtype), max_shard_bytes=SHARD_BYTES)
+        write_json(new.path / "config.json", _config(source, dtype, new.tokenizer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFolder:
+    """A folder to fill: `files` by their paths in it are copied when all else is there.
+
+    `tokenizer` is the one that was brought along in the place of the source's own.
+    """
+
+    path: Path
+    files: dict[str, Path]
+    tokenizer: Tokenizer | None
+
+
+@contextmanager
+def new_folder(source: Checkpoint, destination: Path, tokenizer: Path | None) -> Iterator[NewFolder]:
+    """A folder that becomes `destination` when the block ends, with what stands beside the source's weights."""
     if source.kind == "sepweight":
         llm_sepweight.verify(source.path)  # the copy gets checksums of its own, which would vouch for the damage
-    brought = None if tokenizer is None else _brought_tokenizer(tokenizer, source)
+    if source.config.tie_embeddings:
+        check_tied(source.weights)  # others take the embedding for the head without a look
+    files, brought = source.companions(), None
+    if tokenizer is not None:
+        replacing, brought = _brought_tokenizer(tokenizer, source)
+        files = {name: path for name, path in files.items() if LICENCE.fullmatch(name)} | replacing
     with atomic.atomic_folder(destination) as folder:
-        if layout == "sepweight":
-            _write_sepweight(folder, source, dtype)
-        else:
-            _write_hf(folder, source, dtype)
-        files = {path.name: path for path in source.companions()}
-        if brought is not None:
-            files = {name: path for name, path in files.items() if name not in _names(source)} | brought[0]
+        yield NewFolder(path=folder, files=files, tokenizer=brought)
         for name, path in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
-        _write_config(folder / "config.json", source, dtype, brought[1] if brought is not None else None)
+
+
+def hf_tensors(source: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, Pending]:
+    """Each tensor under the name that published files have, to be read when its turn comes.
+
+    Experts go one by one, as other readers expect them, also where the source has them stacked. What a model keeps
+    exact is not converted.
+    """
+    table = llm_blocks.find(source.config.model_type).NAMES
+    parts = pieces(source.skeleton)
+    found: dict[str, Pending] = {}
+    for name, stored in source.names().items():
+        for own, piece in parts.get(name, {name: None}).items():
+            wanted = None if own.endswith(source.skeleton.exact) else dtype
+            found[to_hf_name(table, own)] = _pending(source, stored, piece, wanted)
+    return found
+
+
+def _pending(source: Checkpoint, stored: str, piece: Tensor | None, dtype: torch.dtype | None) -> Pending:
+    """A tensor of the source, or the part of it that `piece` is a view of."""
+    info = source.weights.info(stored)
+    if piece is None:
+        shape, read = info.shape, lambda: source.weights.read(stored)
+    else:
+        shape, read = tuple(piece.shape), lambda: _cut(source.weights.read(stored), piece)
+    return Pending(dtype=target_dtype(info.dtype, dtype), shape=shape, read=read)
+
+
+def _cut(whole: Tensor, piece: Tensor) -> Tensor:
+    """The values of `whole` where `piece` lies in a tensor of its shape."""
+    whole = whole.contiguous()
+    return whole.as_strided(piece.size(), piece.stride(), whole.storage_offset() + piece.storage_offset())
 
 
 def _write_sepweight(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:
-    tensors = source.weights if source.weights is not None else source.tensors()
-    stored_head = source.weights is not None and HEAD in source.weights
-    tied = {HEAD: EMBEDDING} if source.config.tie_embeddings and not stored_head else None
-    llm_sepweight.write(folder, tensors, dtype=dtype, tied=tied, num_layers=source.config.num_layers)
+    weights, tied = source.weights, dict(source.weights.tied)
+    if source.config.tie_embeddings and not {EMBEDDING, HEAD} <= set(weights.names):
+        tied |= {HEAD: EMBEDDING} if EMBEDDING in weights else {EMBEDDING: HEAD}
+    tensors = weights if dtype is None else _converted(source, dtype)
+    llm_sepweight.write(folder, tensors, tied=tied, num_layers=source.config.num_layers)
 
 
-def _write_hf(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:
-    """Shards of at most SHARD_BYTES, renamed once their number is known, and the index when there are several."""
-    names = llm_blocks.find(source.config.model_type).NAMES
-    shards: list[list[str]] = []
-    total = 0
-    for shard in _shards(source.tensors(), dtype):
-        tensors = {to_hf_name(names, name): tensor for name, tensor in shard.items()}
-        llm_sepweight.write_safetensors(folder / _shard(len(shards), 0), tensors, metadata={"format": "pt"})
-        shards.append(list(tensors))
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    if len(shards) == 1:
-        (folder / _shard(0, 0)).rename(folder / "model.safetensors")
-        return
-    files = [_shard(i, len(shards)) for i in range(len(shards))]
-    for i, file in enumerate(files):
-        (folder / _shard(i, 0)).rename(folder / file)
-    weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+def _converted(source: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The tensors one by one, all but the exact ones in another dtype."""
+    for name in source.weights.names:
+        own = source.weights.info(name).dtype
+        keep = name in source.weights.tied or name.endswith(source.skeleton.exact)
+        yield name, source.weights.read(name, dtype=None if keep else target_dtype(own, dtype))
 
 
-def _shard(number: int, count: int) -> str:
-    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _shards(tensors: Iterator[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        converted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        if shard and size + converted.nbytes > SHARD_BYTES:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = converted
-        size += converted.nbytes
-    yield shard
-
-
-def _write_config(path: Path, source: Checkpoint, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> None:
+def _config(source: Checkpoint, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The source's own config.json, with what the copy has otherwise."""
     raw = dict(source.raw)
-    if dtype is not None or source.weights is None:
-        raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = _dtype_name(dtype, source)
-    if tokenizer is not None:
-        raw |= special_ids(tokenizer)
-    _write_json(path, raw)
+    if dtype is not None or source.kind not in ("hf", "sepweight"):
+        raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype_name(dtype or main_dtype(source.weights))
+    return raw if tokenizer is None else raw | special_ids(tokenizer)
 
 
-def _dtype_name(dtype: torch.dtype | None, source: Checkpoint) -> str:
-    # An importer gives the tensors as they are stored: fp32 in llama2.c, and in Meta's files what the first one has.
-    if dtype is None and source.kind != "llama2c":
-        with llm_sepweight.open(source.path) as weights:
-            dtype = weights.info(weights.names[0]).dtype
-    return str(dtype or torch.float32).removeprefix("torch.")
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def dtype_name(dtype: torch.dtype) -> str:
+    """As config.json spells it: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _brought_tokenizer(path: Path, source: Checkpoint) -> tuple[dict[str, Path], Tokenizer]:
@@ -128,10 +153,4 @@ def _brought_tokenizer(path: Path, source: Checkpoint) -> tuple[dict[str, Path],
         )
     if path.is_file():
         return {TOKENIZER_NAMES[path.suffix]: path}, tokenizer
-    return {file.name: file for file in tokenizer.files}, tokenizer
-
-
-def _names(source: Checkpoint) -> set[str]:
-    """The names of the source's own tokenizer files, which a brought one replaces."""
-    own = None if source.path.is_file() else find_tokenizer(source.path)
-    return set() if own is None else {file.name for file in own.files}
+    return {file.relative_to(path).as_posix(): file for file in tokenizer.files}, tokenizer

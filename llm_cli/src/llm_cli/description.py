@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from llm_cli.checkpoints import Checkpoint, open_checkpoint
-from llm_cli.source import TOKENIZER_FILES, find_tokenizer
+from llm_cli.source import TOKENIZER_FILES
+from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENS = 1024
 INT4_GROUP = 32  # weights that share one 16-bit scale
@@ -20,12 +21,12 @@ INT4_GROUP = 32  # weights that share one 16-bit scale
 def describe(path: Path) -> dict[str, Any]:
     """Architecture, sizes, tokenizer and memory of the checkpoint at a path. Raises ValueError."""
     found = open_checkpoint(path)
-    model = found.skeleton()
+    model = found.skeleton
     config = found.config
     files = found.weight_files()
     return {
         "path": str(path),
-        "layout": found.kind if found.weights is None else found.weights.layout,
+        "layout": found.weights.layout,
         "architecture": config.model_type,
         "layers": config.num_layers,
         "width": config.dim,
@@ -43,8 +44,6 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _dtypes(found: Checkpoint) -> list[str]:
     """The dtypes of the tensors, the one with the most bytes first."""
-    if found.weights is None:
-        return ["float32"] if found.kind == "llama2c" else []
     sizes: Counter[str] = Counter()
     for info in map(found.weights.info, found.weights.names):
         sizes[str(info.dtype).removeprefix("torch.")] += info.nbytes
@@ -52,11 +51,15 @@ def _dtypes(found: Checkpoint) -> list[str]:
 
 
 def _describe_tokenizer(path: Path) -> dict[str, Any] | None:
-    tokenizer = None if path.is_file() else find_tokenizer(path)
-    if tokenizer is None:
+    kind = next((name for name in TOKENIZER_FILES if (path / name).exists()), None)
+    if path.is_file() or kind is None:
         return None
+    try:
+        tokenizer = Tokenizer.load(path)
+    except TokenizerError as error:  # the weights can be described all the same
+        return {"kind": kind, "problem": str(error)}
     return {
-        "kind": next(name for name in TOKENIZER_FILES if (path / name).exists()),
+        "kind": kind,
         "tokens": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
         "end_ids": list(tokenizer.end_ids),

@@ -10,10 +10,3 @@ GROUP = "llm_blocks.architectures"
 def model_types() -> list[str]:
     """The `model_type` of each installed architecture; nothing is imported."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
-
-
-def families() -> dict[str, list[str]]:
-    """The names of the presets of each installed architecture, by `model_type`; imports torch."""
-    import llm_blocks
-
-    return {name: sorted(llm_blocks.find(name).PRESETS) for name in model_types()}

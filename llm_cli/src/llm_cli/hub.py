@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_cli import hub_files, transfer
+from llm_cli.errors import nearest
 from llm_cli.hub_errors import told
 from llm_cli.hub_files import DownloadError, RemoteFile
 
@@ -171,16 +172,21 @@ def _fetch_all(session: _Session, staging: Path, tokenizer_only: bool, to_run: b
 
 def _check_architecture(repo_id: str, staging: Path, small: Sequence[RemoteFile]) -> None:
     """Refuse a model that could not be run, before gigabytes of it are fetched."""
-    from llm_cli.families import model_types
+    from llm_cli.families import GROUP, model_types
     from llm_sepweight import read_json
 
     config = next((_blob(staging, file) for file in small if file.name == "config.json"), None)
     found = None if config is None else read_json(config, max_bytes=INDEX_BYTES).get("model_type")
     known = model_types()
     if config is not None and found not in known:
+        shown = str(found)[:100]
+        near = nearest(shown, known)
+        like = f"; the nearest is {near}" if near else ""
         raise DownloadError(
-            f"'{repo_id}' has the architecture {found!r}, which is not installed (there are {', '.join(known)}); "
-            f"choose another model, or fetch it all the same with `llm download {repo_id}`"
+            f"'{repo_id}' has the architecture {shown!r}, which is not installed{like} (there are {', '.join(known)}); "
+            f"choose another model (`llm download list`), add a package that has it by the entry point group {GROUP} "
+            "(the page 'Adding a model family' of the documentation), or fetch it all the same with "
+            f"`llm download {repo_id}`"
         )
 
 

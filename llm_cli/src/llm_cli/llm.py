@@ -11,7 +11,7 @@ from llm_cli import models
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, texts_of
-from llm_cli.options import GenerateOptions, Options
+from llm_cli.options import GenerateOptions, Options, check_keywords
 from llm_cli.placement import Placement, check_change, place
 from llm_cli.prompts import Prompt, Prompts, as_list, encode_prompt, is_continued
 from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer, write_checkpoint
@@ -151,6 +151,7 @@ class LLM:
 
         The arguments are those of `generate`. Raises ValueError for what is wrong with them, before any work.
         """
+        check_keywords(options)
         rest: dict[str, Any] = dict(options)
         sys_prompt, raw, cache = rest.pop("sys_prompt", None), rest.pop("raw", False), rest.pop("cache", None)
         each = as_list(prompt)[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from llm_cli.errors import suggestion
 
 DEMO = Path(__file__).parent / "demo"
+MARKS = ("config.json", "consolidated.00.pth")  # what a checkpoint folder has, and one of Meta's
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
@@ -33,7 +34,7 @@ def resolve(
 
     Looked up in this order: a path; a name under `checkpoint_root()`; a hub id `org/name`, which is fetched there
     when `download` allows it. With `tokenizer_only` a folder without weights will do, a file too, and no weights are
-    fetched. `allow_file` is for whoever reads what has no config.json: formats that are one file, and Meta's folders.
+    fetched. `allow_file` is for whoever reads formats that are one file.
     Raises ModelNotFoundError with the nearest known name.
     """
     if model is None:
@@ -55,9 +56,10 @@ def resolve(
 
 
 def local_names() -> list[str]:
-    """Names that `resolve` finds under `checkpoint_root()`: `name` and `org/name` folders with a config.json."""
+    """Names that `resolve` finds under `checkpoint_root()`: folders `name` and `org/name` that hold a checkpoint."""
     root = checkpoint_root()
-    found = [path.parent.relative_to(root) for depth in ("*", "*/*") for path in root.glob(f"{depth}/config.json")]
+    files = [path for depth in ("*", "*/*") for name in MARKS for path in root.glob(f"{depth}/{name}")]
+    found = {path.parent.relative_to(root) for path in files}
     return sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
 
 
@@ -87,19 +89,23 @@ def _checked(path: Path, tokenizer_only: bool, allow_file: bool) -> Path:
         folder = f"give its folder '{path.parent}'" if (path.parent / "config.json").exists() else ""
         way_out = folder or f"make a folder of it with `llm convert {path} FOLDER`, if it is a llama2.c model"
         raise ModelNotFoundError(f"'{path}' is a file, not a checkpoint folder; {way_out}")
-    if tokenizer_only or (path / "config.json").exists():
+    if tokenizer_only or (path / "config.json").exists() or _is_foreign(path):
         return path
-    if not any(path.glob("consolidated*.pth")):
+    if any(path.glob("consolidated*.pth")):
         raise ModelNotFoundError(
-            f"the folder '{path}' holds no config.json, so it is no checkpoint{_inside(path)}; "
-            "give the folder that has config.json and the weights"
+            f"the folder '{path}' holds Meta's consolidated.*.pth without their params.json; copy that file there too"
         )
-    if not allow_file:
-        raise ModelNotFoundError(
-            f"the folder '{path}' holds a model in Meta's format; make a checkpoint of it with "
-            f"`llm convert {path} FOLDER`"
-        )
-    return path
+    raise ModelNotFoundError(
+        f"the folder '{path}' holds no config.json, so it is no checkpoint{_inside(path)}; "
+        "give the folder that has config.json and the weights"
+    )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether an installed package reads the folder, though it has no config.json."""
+    from llm_blocks.architectures import claimed_by
+
+    return claimed_by(path) is not None
 
 
 def _inside(path: Path) -> str:

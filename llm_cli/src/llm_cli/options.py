@@ -1,12 +1,13 @@
 """What a caller may ask of a generation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from torch import Tensor
 
 import llm_sampler
+from llm_cli.errors import suggestion
 from llm_cli.reading import PromptCache
 from llm_tokenizer import Tokenizer
 
@@ -36,6 +37,25 @@ class GenerateOptions(SamplingOptions, total=False):
     sys_prompt: str | None
     raw: bool
     cache: PromptCache | None
+
+
+# All that `LLM.generate` takes, for whoever misspells one of them.
+KEYWORDS = (
+    *sorted(GenerateOptions.__optional_keys__),
+    "logprobs",
+    "num_samples",
+    "prompt",
+    "return_as_token_ids",
+    "stream",
+)
+
+
+def check_keywords(given: Iterable[str]) -> None:
+    """ValueError for a keyword that `LLM.generate` doesn't have, with the nearest one."""
+    for name in given:
+        if name not in KEYWORDS:
+            hint = suggestion(name, KEYWORDS) or f"; there are {', '.join(KEYWORDS)}"
+            raise ValueError(f"there is no option {name!r} of a generation{hint}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -56,3 +57,14 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable: TB ends the loop")
+
+
+def parse_bytes(text: str) -> int:
+    """`5GB`, `500 MB`, `2GiB` or a plain number of bytes. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)b?", text.strip().lower())
+    count = (
+        0 if found is None else int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
+    )
+    if count < 1:
+        raise ValueError(f"{text!r} is no size; write one as in 5GB, 500MB or 2GiB")
+    return count

@@ -1,4 +1,4 @@
-"""Progress of transfers on stderr: bars on a terminal, one line a file elsewhere."""
+"""Progress of transfers and of writing on stderr: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from llm_cli.hub_files import RemoteFile
+from llm_cli.output import human_bytes
 from llm_cli.transfer import Bar
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
 
 class TransferBars:
@@ -50,9 +53,24 @@ class _FileBar:
 
 
 @contextmanager
+def byte_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for the length of the block, fed with bytes; where that is no terminal, a line with the first."""
+    console = Console(stderr=True)
+    live = console.is_terminal
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, disable=not live) as progress:
+        task = progress.add_task(what, total=total)
+
+        def advance(count: int) -> None:
+            if not live and progress.tasks[0].completed == 0:
+                sys.stderr.write(f"{what}: {human_bytes(total)}\n")
+            progress.advance(task, count)
+
+        yield advance
+
+
+@contextmanager
 def transfer_bars(total: str) -> Iterator[TransferBars]:
     """Bars on stderr for the length of the block; `total` is the name of the whole."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+    with Progress(*COLUMNS, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         yield TransferBars(progress, total)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 import llm_blocks
-import llm_sepweight
+from llm_blocks.loading import load_config, main_dtype, open_checkpoint
 from llm_cli import models
 from llm_cli.errors import suggestion
 from llm_cli.placement import Placement
-from llm_tokenizer import Tokenizer
+from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer.bin")
 
@@ -28,11 +28,8 @@ class Source:
         """The dtype that most bytes of the checkpoint have; bfloat16 for random weights. Reads headers alone."""
         if self.path is None:
             return torch.bfloat16
-        sizes: dict[torch.dtype, int] = {}
-        with llm_sepweight.open(self.path) as weights:
-            for info in map(weights.info, weights.names):
-                sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-        return max(sizes, key=lambda dtype: sizes[dtype])
+        with open_checkpoint(self.path) as checkpoint:
+            return main_dtype(checkpoint.weights)
 
     def build(self, placement: Placement) -> Any:
         """The model on its device, in evaluation mode."""
@@ -42,9 +39,8 @@ class Source:
 
 
 def pretrained(path: Path) -> Source:
-    """The checkpoint at a path; its config.json is read, its weights are not. Raises ValueError."""
-    raw = llm_blocks.read_config(path)
-    return Source(config=llm_blocks.find(raw.get("model_type")).Config.from_hf(raw), path=path)
+    """The checkpoint at a path; its configuration is read, its weights are not. Raises ValueError."""
+    return Source(config=load_config(path), path=path)
 
 
 def random_weights(model: str | Path, *, seed: int) -> Source:
@@ -63,10 +59,22 @@ def random_weights(model: str | Path, *, seed: int) -> Source:
 
 
 def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder, None where it has no tokenizer file at all; one that can't be read raises."""
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+    """The tokenizer of a folder, None where it has no tokenizer file at all.
+
+    TokenizerError for one that can't be read, with the way out where another file could take its place.
+    """
+    found = [name for name in TOKENIZER_FILES if (folder / name).exists()]
+    if not found:
         return None
-    return Tokenizer.load(folder)
+    try:
+        return Tokenizer.load(folder)
+    except TokenizerError as error:
+        if found[0] == "tokenizer.json":
+            raise
+        raise TokenizerError(
+            f"{error} Put the tokenizer.json of the model's Hugging Face repository into '{folder}', where it is read "
+            "first, or give a folder that has one as tokenizer_dir."
+        ) from error
 
 
 def resolve_tokenizer(folder: str | Path, access_token: str | None) -> Tokenizer:

@@ -15,17 +15,19 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from llm_cli.argv import command_of
 from llm_cli.errors import nearest, suggestion
 
 
 def usage_sentence(app: App, error: CycloptsError, argv: Sequence[str]) -> str:
     """What is wrong with the command line, and where the right form stands."""
-    command = next((token for token in argv if not token.startswith("-") and token in app), "")
-    subject = f"llm {command}" if command else "llm"
+    words = argv[next((i for i, token in enumerate(argv) if token in app and not token.startswith("-")), len(argv)) :]
+    command, count = command_of(app, words)
+    subject = " ".join(["llm", *words[:count]])
     if isinstance(error, UnknownOptionError):
         return _unknown_option(error, subject)
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
-        return _unknown_command(error.unused_tokens[0], app)
+        return _unknown_command(error.unused_tokens[0], command, subject)
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"`{subject}` takes no further argument '{error.unused_tokens[0]}'; see `{subject} --help`"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
@@ -34,11 +36,12 @@ def usage_sentence(app: App, error: CycloptsError, argv: Sequence[str]) -> str:
     return f"{text[:1].lower()}{text[1:]}; see `{subject} --help`"
 
 
-def _unknown_command(name: str, app: App) -> str:
+def _unknown_command(name: str, command: App, subject: str) -> str:
     is_option = name.startswith("-")
-    known = sorted(other for other in app if other.startswith("-") == is_option)
+    known = sorted(other for other in command if other.startswith("-") == is_option)
     kind = "option" if is_option else "command"
-    return f"there is no {kind} '{name}'{suggestion(name, known)} (the {kind}s are {', '.join(known)})"
+    called = f"`{subject} {name}`" if subject != "llm" and not is_option else f"'{name}'"
+    return f"there is no {kind} {called}{suggestion(name, known)} (the {kind}s are {', '.join(known)})"
 
 
 def _unknown_option(error: UnknownOptionError, subject: str) -> str:

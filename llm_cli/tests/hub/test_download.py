@@ -190,8 +190,10 @@ def test_a_repository_without_readable_weights(hub: Any, tmp_path: Path) -> None
 
 def test_a_model_that_could_not_run_is_refused_before_its_weights(hub: Any, tmp_path: Path) -> None:
     """Gigabytes came first, and the architecture that isn't installed was told after them."""
-    hub.files["config.json"] = b'{"model_type": "lstm"}'
-    assert "'lstm', which is not installed (there are llama" in fails(tmp_path, to_run=True)
+    hub.files["config.json"] = b'{"model_type": "llamma"}'
+    sentence = fails(tmp_path, to_run=True)
+    assert "'llamma', which is not installed; the nearest is llama (there are " in sentence
+    assert "entry point group llm_blocks.architectures (the page 'Adding a model family'" in sentence
     assert hub.gets(WEIGHTS) == []
     assert (fetch(tmp_path) / WEIGHTS).exists()
 

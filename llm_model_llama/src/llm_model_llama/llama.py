@@ -25,6 +25,7 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
+    require_heads,
     rope_table,
     rope_to_hf,
     rotate,
@@ -63,10 +64,8 @@ class Config:
     mlp_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"{self.num_heads} heads can't share {self.num_kv_heads} kv heads evenly")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {self.head_dim}")
+        require_heads(self.num_heads, self.num_kv_heads, self.head_dim)
+        self.rope.require_fits(self.head_dim)
         widest = max(self.vocab_size, self.dim, self.hidden_dim, self.num_heads * self.head_dim)
         if widest > 2**28:  # bytes of a weight are counted in 63 bits
             raise ValueError(f"a vocabulary or width of {widest} is not supported: the limit is 2^28")
@@ -164,7 +163,7 @@ class Model(Decoder):
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
             end=lambda: Head(RMSNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
-            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim),
+            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from),
         )
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:

@@ -22,9 +22,10 @@ def load(
 
     Raises ArchitectureError for another model_type.
     """
-    model_type = llm_blocks.read_config(path).get("model_type")
-    if model_type != Config.model_type:
+    config = llm_blocks.load_config(path)
+    if not isinstance(config, Config):
+        found = config.model_type
         raise ArchitectureError(
-            f"{path} has model_type {model_type!r}, not {Config.model_type!r}; llm_blocks.load finds the package for it"
+            f"{path} has model_type {found!r}, not 'llama'; llm_blocks.load finds the package for it"
         )
     return llm_blocks.load(path, part, device=device, dtype=dtype, trainable=trainable)

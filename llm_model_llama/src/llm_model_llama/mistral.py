@@ -25,6 +25,7 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
+    require_heads,
     rope_table,
     rope_to_hf,
     rotate,
@@ -53,10 +54,8 @@ class Config:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"{self.num_heads} heads can't share {self.num_kv_heads} kv heads evenly")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {self.head_dim}")
+        require_heads(self.num_heads, self.num_kv_heads, self.head_dim)
+        self.rope.require_fits(self.head_dim)
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
@@ -146,7 +145,9 @@ class Model(Decoder):
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
             end=lambda: Head(RMSNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
-            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, windows=windows),
+            cache=CacheShape(
+                num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from, windows=windows
+            ),
         )
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:

@@ -26,6 +26,8 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
+    require_experts,
+    require_heads,
     rope_table,
     rope_to_hf,
     rotate,
@@ -56,12 +58,9 @@ class Config:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"{self.num_heads} heads can't share {self.num_kv_heads} kv heads evenly")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, for heads turn in pairs of dimensions, got {self.head_dim}")
-        if self.experts_per_token > self.num_experts:
-            raise ValueError(f"a token can't go through {self.experts_per_token} of {self.num_experts} experts")
+        require_heads(self.num_heads, self.num_kv_heads, self.head_dim)
+        self.rope.require_fits(self.head_dim)
+        require_experts(self.experts_per_token, self.num_experts)
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
@@ -172,7 +171,9 @@ class Model(Decoder):
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
             end=lambda: Head(RMSNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
-            cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, windows=windows),
+            cache=CacheShape(
+                num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from, windows=windows
+            ),
         )
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:

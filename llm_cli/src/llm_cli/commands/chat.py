@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from llm_cli.commands.sampling import DEFAULT_SAMPLING, AccessToken, Model, Precision, Sampling, SystemPrompt
+from llm_cli.commands.sampling import (
+    DEFAULT_SAMPLING,
+    AccessToken,
+    Model,
+    Precision,
+    Sampling,
+    SystemPrompt,
+    TokenizerDir,
+)
 from llm_cli.errors import usage
 from llm_cli.output import write_notice, write_text
 
@@ -29,6 +37,7 @@ def chat(
     max_new_tokens: Annotated[int, Parameter(help="Most tokens of an answer.")] = 512,
     sampling: Sampling = DEFAULT_SAMPLING,
     precision: Precision = None,
+    tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
     access_token: AccessToken = None,
 ) -> None:
@@ -41,7 +50,11 @@ def chat(
 
     with usage():  # a wrong value is told before the weights are read
         Options(**settings)
-    llm = LLM.load(model, access_token=access_token, distribute=None)
+    llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+    if not llm.has_tokenizer:
+        raise ValueError(
+            "this checkpoint has no tokenizer, without which there is no text; name one with --tokenizer_dir"
+        )
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
     llm.distribute(precision=precision)
     settle_threads(llm.model)

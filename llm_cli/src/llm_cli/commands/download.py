@@ -8,11 +8,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from llm_cli.errors import UsageError
 from llm_cli.output import write_json, write_lines
 
 
 def download(
     repo_id: Annotated[str, Parameter(help="A hub id such as TinyLlama/TinyLlama-1.1B-Chat-v1.0, or list.")],
+    words: Annotated[str, Parameter(help="With list: only families and repositories with this in their names.")] = "",
     /,
     *,
     access_token: Annotated[
@@ -27,10 +29,14 @@ def download(
 ) -> None:
     """Fetch a model from the hub and print its folder; `llm download list` prints well-known models.
 
-    A download that was cut goes on where it stopped when the command is run again.
+    A download that was cut goes on where it stopped when the command is run
+    again. `llm download list qwen` lists what has qwen in its name; any other
+    repository whose model_type is in the list works too.
     """
     if repo_id == "list":
-        return _list(json)
+        return _list(words, json)
+    if words:
+        raise UsageError(f"one repository at a time: '{repo_id}' or '{words}'; words to search for go behind list")
     from llm_cli.hub import download as fetch
     from llm_cli.hub import read_marker
     from llm_cli.models import checkpoint_root
@@ -47,19 +53,15 @@ def download(
     return write_lines(str(folder))
 
 
-def _list(json: bool) -> None:
-    """The installed architectures with their presets, and the repositories that are known to be of each."""
-    from llm_cli.families import families
-    from llm_cli.repositories import REPOSITORIES
+def _list(words: str, json: bool) -> None:
+    """The installed architectures, what each is for, and well-known repositories of it."""
+    from llm_cli.families import model_types
+    from llm_cli.repositories import listed
 
-    listed = {
-        name: {"presets": sorted(presets), "repositories": list(REPOSITORIES.get(name, ()))}
-        for name, presets in families().items()
-    }
+    found = listed(model_types(), words)
     if json:
-        return write_json({"families": listed})
-    for name, found in listed.items():
-        write_lines(f"{name}:", *(f"  {repository}" for repository in found["repositories"]))
-        if found["presets"]:
-            write_lines(f"  sizes by name: {', '.join(found['presets'])}")
-    return None
+        told = {name: {"models": one.models, "repositories": list(one.repositories)} for name, one in found.items()}
+        return write_json({"families": told})
+    for name, one in found.items():
+        write_lines(f"{name}: {one.models}", *(f"  {repository}" for repository in one.repositories))
+    return write_lines("any other repository whose model_type is one of these works too")

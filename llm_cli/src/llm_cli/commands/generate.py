@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from llm_cli.commands.sampling import DEFAULT_SAMPLING, AccessToken, Model, Precision, Sampling, SystemPrompt
+from llm_cli.commands.sampling import (
+    DEFAULT_SAMPLING,
+    AccessToken,
+    Model,
+    Precision,
+    Sampling,
+    SystemPrompt,
+    TokenizerDir,
+)
 from llm_cli.errors import usage
 from llm_cli.output import write_json, write_lines, write_text
 
@@ -40,6 +48,7 @@ def generate(
     raw: Annotated[bool, Parameter(help="Leave the chat template out.")] = False,
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
+    tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
     logprobs: Annotated[
         int | None, Parameter(help="With --json: log-probabilities of each id, and of this many best ones.")
@@ -61,15 +70,26 @@ def generate(
         Options(**options)
         if logprobs is not None and not json:
             raise ValueError("--logprobs are told in JSON alone; add --json")
-    llm = LLM.load(model, access_token=access_token, distribute=None)
+        if raw and sys_prompt is not None:
+            raise ValueError("--raw leaves out the chat template that --sys_prompt needs; give one of them")
+    llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+    check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
-    if not json and not llm.has_tokenizer:
-        raise ValueError("this checkpoint has no tokenizer to make text with; add --json to get the ids")
     llm.distribute(precision=precision)
     settle_threads(llm.model)
     completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
     _report(completions, options["seed"] if sampling.temperature > 0 else None)
+
+
+def check_tokenizer(llm: LLM, source: str | list[int], *, as_json: bool) -> None:
+    """Raise ValueError where a tokenizer is needed, to read the prompt or to make text, and the checkpoint has none."""
+    if llm.has_tokenizer or (as_json and not isinstance(source, str)):
+        return
+    raise ValueError(
+        "this checkpoint has no tokenizer; name one with --tokenizer_dir, or give ids with --prompt_ids and get ids "
+        "with --json"
+    )
 
 
 def read_text(prompt: str | None) -> str:

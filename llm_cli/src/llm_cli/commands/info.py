@@ -52,6 +52,8 @@ def _plain(name: str, value: Any) -> str:
 
 
 def _tokenizer(value: dict[str, Any]) -> str:
+    if "problem" in value:
+        return f"{value['kind']}, which can't be read: {value['problem']}"
     ends = ", ".join(map(str, value["end_ids"])) or "none"
     template = "with" if value["chat_template"] else "no"
     return f"{value['kind']}, {value['tokens']:,} tokens, end ids {ends}, {template} chat template"

@@ -13,6 +13,9 @@ Precision = Annotated[
 ]
 Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
 SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
+TokenizerDir = Annotated[
+    str | None, Parameter(help="Where the tokenizer is, if not beside the weights: a folder, a file, or a hub id.")
+]
 AccessToken = Annotated[str | None, Parameter(help="Hub token, for models that need one.")]
 
 
