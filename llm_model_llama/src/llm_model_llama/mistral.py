@@ -63,7 +63,8 @@ class Config:
         keys = ConfigKeys(raw)
         keys.require_unquantized()
         keys.require("hidden_act", ("silu", "swish"), "a Mistral has silu")
-        keys.require("attention_bias", (False,), "its projections have no biases")
+        for bias in ("attention_bias", "mlp_bias"):
+            keys.require(bias, (False,), "its projections have no biases")
         dim, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
         max_positions = keys.integer("max_position_embeddings")
         config = cls(

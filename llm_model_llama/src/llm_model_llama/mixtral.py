@@ -69,7 +69,8 @@ class Config:
         keys.require_unquantized()
         keys.require("hidden_act", ("silu", "swish"), "a Mixtral has silu")
         keys.require("router_jitter_noise", (0,), "routing must not be random")
-        keys.require("attention_bias", (False,), "its projections have no biases")
+        for bias in ("attention_bias", "mlp_bias"):
+            keys.require(bias, (False,), "its projections have no biases")
         dim, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
         max_positions = keys.integer("max_position_embeddings")
         config = cls(
