@@ -98,7 +98,7 @@ def test_words_that_are_nowhere_name_the_nearest(capsys: Any) -> None:
     assert run(["download", "list", "smollmm3"]) == 1
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "no family or well-known repository has 'smollmm3' in its name; did you mean smollm3?" in said.err
+    assert "no family or well-known repository has 'smollmm3' in its name; did you mean SmolLM3?" in said.err
 
 
 def test_a_type_of_another_package_is_listed_without_repositories() -> None:

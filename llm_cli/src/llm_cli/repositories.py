@@ -264,7 +264,8 @@ def listed(model_types: list[str], words: str = "") -> dict[str, Listed]:
     entries = {name: TABLE.get(name, _of("of a package that is no part of this family")) for name in order}
     found = {name: part for name, entry in entries.items() if (part := _matching(name, entry, _plain(words)))}
     if not found:
-        known = {word for text in [*TABLE, *known_repositories()] for word in re.split(r"[\W_]+", text)}
+        # in the order of the table, so that of spellings alike the same one is named each time
+        known = dict.fromkeys(word for text in [*TABLE, *known_repositories()] for word in re.split(r"[\W_]+", text))
         raise ValueError(f"no family or well-known repository has {words!r} in its name{suggestion(words, known)}")
     return found
 
