@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
-TOOLS := pytest hypothesis transformers ruff pyright import-linter build hatchling
+TOOLS := pytest pytest-xdist hypothesis transformers gguf ruff pyright import-linter build hatchling
 
 .PHONY: run dev check test quick alone bench release demo-model
 .DELETE_ON_ERROR:
@@ -27,11 +27,14 @@ check: .venv/.dev
 	$(BIN)/python tools/check_imports.py
 	$(BIN)/python tools/check_versions.py
 
+# A process for each core and one thread in each: tiny models gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
 test: .venv/.dev
-	$(BIN)/pytest
+	$(PYTEST)
 
 quick: .venv/.dev
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 alone: .venv/.dev
 	$(BIN)/python tools/alone.py $(PKG)

@@ -74,6 +74,13 @@ def test_half_precision_stays_half_precision() -> None:
     assert out.dtype == torch.bfloat16
 
 
+def test_double_precision_is_computed_too() -> None:
+    """torch doesn't group products in float64, and a mixture of experts that was loaded in it failed."""
+    experts = _experts().double()
+    x, weights, chosen = torch.randn(3, 8).double(), torch.rand(3, 2), torch.tensor([[0, 1], [4, 2], [1, 3]])
+    torch.testing.assert_close(experts(x, weights, chosen), _by_loop(experts, x, weights, chosen))
+
+
 def test_pieces_are_views_and_cover_every_parameter() -> None:
     experts = _experts(3)
     pieces = experts.pieces()
@@ -90,6 +97,12 @@ def test_an_absurd_number_of_experts_is_refused(num: int) -> None:
     """A stranger's config.json may claim any number, and each piece has a name."""
     with pytest.raises(ValueError, match=f"from 1 to 16384 experts, not {num}"):
         Experts(num, 8, 8)
+
+
+def test_experts_of_more_bytes_than_can_be_counted_are_refused() -> None:
+    """torch raised a RuntimeError about an overflow where config.json claimed sizes that each pass alone."""
+    with torch.device("meta"), pytest.raises(ValueError, match="16384 experts from 268435456 to 268435456 are not"):
+        Experts(2**14, 2**28, 2**28)
 
 
 @pytest.fixture
@@ -135,6 +148,23 @@ def test_experts_are_saved_one_by_one_and_read_back_either_way(mixture: ModuleTy
         }
         save_file(rest | stacked, tmp_path / "saved" / "model.safetensors")
         assert torch.equal(llm_blocks.load(tmp_path / "saved")(IDS), wanted)
+
+
+def test_more_experts_than_tensors_are_refused_before_their_pieces_are_named(
+    mixture: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2^14 experts that config.json claimed in each of 64 layers took 90 seconds and 2 GB to be called missing."""
+    llm_blocks.save(llm_blocks.new_model(mixture.Config()), tmp_path / "saved")
+
+    class Block(mixture.Block):
+        def __init__(self, c: Any, layer: int) -> None:
+            super().__init__(c, layer)
+            self.experts = Experts(2**14, c.dim, 4)
+
+    monkeypatch.setattr(mixture, "Block", Block)
+    monkeypatch.setattr(Experts, "pieces", lambda _: pytest.fail("pieces were named"))
+    with pytest.raises(WeightsError, match="holds 33 tensors, too few for the 147456 of experts alone"):
+        llm_blocks.load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize(

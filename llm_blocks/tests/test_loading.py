@@ -107,12 +107,27 @@ def test_a_config_that_claims_countless_layers_is_refused_before_they_are_made(
 ) -> None:
     """A module was made for each of up to 2^31 layers before any was looked for in the files."""
     config = llm_blocks.read_config(folder)
-    (folder / "config.json").write_text(json.dumps(config | {"layers": 2**31 - 1}))
+    (folder / "config.json").write_text(json.dumps(config | {"layers": 2**16}))
     monkeypatch.setattr(toy, "Block", lambda config: pytest.fail("a layer was made"))
     with pytest.raises(WeightsError, match=r"lacks mid\.3\.\*, which config\.json says"):
         llm_blocks.load(folder)
     with pytest.raises(WeightsError, match=r"lacks mid\.5\.\*"):
         llm_blocks.load(folder, "5-9")
+
+
+@pytest.mark.parametrize("part", ["f", "b", "0-1"])
+def test_more_layers_than_any_model_has_are_refused_for_every_part(
+    folder: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A model with windows lists its layers: a part without layers, or random weights, took 16 GB to say no."""
+    config = llm_blocks.read_config(folder) | {"layers": 2**31 - 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(toy, "Model", lambda *_: pytest.fail("a model was made"))
+    rule = "a model of 2147483647 layers is not supported"
+    with pytest.raises(ValueError, match=rule):
+        llm_blocks.load(folder, part)
+    with pytest.raises(ValueError, match=rule):
+        llm_blocks.new_model(toy.Config.from_hf(config), part)
 
 
 def test_a_foreign_format_loads_by_its_importer_whole_and_in_part(folder: Path, model: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_blocks import KVCache, alibi_slopes, attend, attend_alibi, attend_softcapped, plan_attention
+from llm_blocks import KVCache, View, alibi_slopes, attend, attend_alibi, attend_softcapped, plan_attention
 from llm_blocks.cache import SPARE
 
 CPU = torch.device("cpu")
@@ -45,8 +45,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, view, kind: str) -> Tensor:
     return attend(q, k, v, view)
 
 
-def _check(chunks: list[list[int]], backs: list[int], window: int, length: int, kind: str) -> None:
-    """Chunks of counts[b] new positions a row, each followed by rolling back, over a windowed and a full layer."""
+def _check(chunks: list[list[int]], backs: list[int], window: int, length: int, kind: str, padding: int = 0) -> None:
+    """Chunks of counts[b] new positions a row, padded, each followed by rolling back: one layer has the window."""
     layers = {0: window, 1: None}
     batch = len(chunks[0])
     sizes = {"num_kv_heads": 2, "head_dim": 4, "dtype": torch.float32, "device": "cpu"}
@@ -55,11 +55,12 @@ def _check(chunks: list[list[int]], backs: list[int], window: int, length: int, 
     rows = {layer: [Row(torch.zeros(2, 0, 4), torch.zeros(2, 0, 4)) for _ in range(batch)] for layer in layers}
     for counts, back in zip(chunks, backs, strict=True):
         counts = [min(count, length - n) for count, n in zip(counts, cache.lengths, strict=True)]
-        time = max(*counts, 1)
+        time = max(*counts, 1) + padding
         plan = plan_attention(batch, time, counts=counts, cache=cache, device=CPU, layers=layers)
         for layer, seen in layers.items():
             q, k, v = (torch.randn(batch, heads, time, 4) for heads in (4, 2, 2))
             found = _attend(q, *plan.remember(layer, k, v), kind)
+            assert found.isfinite().all()
             for b, (count, start) in enumerate(zip(counts, plan.starts, strict=True)):
                 row = rows[layer][b]
                 row.k, row.v = (
@@ -85,7 +86,8 @@ def test_a_window_over_a_ring_is_a_window_over_everything(
     row = SIZES.map(lambda n: [n] * batch) if alike else st.lists(SIZES, min_size=batch, max_size=batch)
     chunks = data.draw(st.lists(row, min_size=1, max_size=6))
     backs = data.draw(st.lists(st.sampled_from([0, 0, 1, 5, SPARE]), min_size=len(chunks), max_size=len(chunks)))
-    _check(chunks, backs, window, length=data.draw(st.sampled_from([40, 90, 400])), kind=kind)
+    length, padding = data.draw(st.sampled_from([40, 90, 400])), data.draw(st.sampled_from([0, 0, 1, 15, SPARE + 9]))
+    _check(chunks, backs, window, length=length, kind=kind, padding=padding)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -97,6 +99,52 @@ def test_long_decoding_goes_round_the_ring(batch: int) -> None:
 def test_a_prompt_longer_than_ring_and_window_at_once() -> None:
     torch.manual_seed(0)
     _check([[300, 9], [1, 1], [120, 150], [1, 1]], [0, 2, SPARE, 0], window=8, length=500, kind="plain")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunks", [[[61, 45]], [[200, 150], [3, 1]], [[0, 90], [0, 3], [0, 0]]])
+def test_padding_beyond_a_window_is_no_nan(chunks: list[list[int]], kind: str) -> None:
+    """Padding that saw no key became nan, and in the next layer 0 times that nan became every real position."""
+    torch.manual_seed(0)
+    _check(chunks, [0] * len(chunks), window=8, length=400, kind=kind, padding=20)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_scores_are_written_out_a_block_of_queries_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask of all queries and keys was made at once, whatever the size of a block: 2 GB for 32k positions."""
+    torch.manual_seed(0)
+    sizes, visible = [], View.visible
+    monkeypatch.setattr("llm_blocks.attention.BLOCK_BYTES", 4 * 2 * 4 * 100 * 7)
+
+    def noted(view: View, times: slice = slice(None)) -> Tensor:
+        mask = visible(view, times)
+        sizes.append(mask.size(2))
+        return mask
+
+    monkeypatch.setattr(View, "visible", noted)
+    _check([[100, 93], [9, 9]], [0, 0], window=12, length=400, kind=kind)
+    assert len(sizes) > 20
+    assert max(sizes) <= 9
+
+
+def test_what_a_broken_off_forward_wrote_over_is_not_read_again() -> None:
+    """Ctrl-C between two layers left new keys in the ring of the first, which passed for the older ones afterwards."""
+    layers: dict[int, int | None] = {0: 8, 1: 8}
+    cache = KVCache(
+        layers, batch=1, num_kv_heads=1, head_dim=2, length=900, windows={0: 8, 1: 8}, dtype=torch.float32, device=CPU
+    )
+    x = torch.randn(1, 1, 200, 2)
+    plan = plan_attention(1, 200, counts=None, cache=cache, device=CPU, layers=layers)
+    for layer in layers:
+        plan.remember(layer, x, x)
+    plan.commit()
+    for time in (5, 100):
+        plan = plan_attention(1, time, counts=None, cache=cache, device=CPU, layers=layers)
+        plan.remember(0, x[:, :, :time], x[:, :, :time])  # and the second layer never comes
+        assert cache.lengths == [200]
+        assert cache.holds(0, 200) == (time <= SPARE)
+    with pytest.raises(ValueError, match="rolled back from 300 to 200 positions"):
+        plan_attention(1, 1, counts=None, cache=cache, device=CPU, layers=layers)
 
 
 def test_what_a_window_has_forgotten_is_not_read_again() -> None:
@@ -137,6 +185,21 @@ def test_rows_are_copied_with_what_their_windows_hold(old: int, new: int) -> Non
         found = attend(last, *plan.remember(layer, last, last))
         wanted = _written_out(x[0, :, -1:], Row(x[0], x[0]), torch.tensor([time]), window, "plain")
         torch.testing.assert_close(found, wanted.expand_as(found))
+
+
+def test_a_row_that_was_rolled_back_is_copied_into_a_shorter_cache() -> None:
+    """Positions beyond the row's length stood in the way, though layers without a window need none of them."""
+    sizes = {"num_kv_heads": 1, "head_dim": 2, "dtype": torch.float32, "device": "cpu"}
+    long, short = KVCache([0], batch=1, length=300, **sizes), KVCache([0], batch=2, length=20, **sizes)
+    x = torch.randn(1, 1, 200, 2)
+    plan = plan_attention(1, 200, counts=None, cache=long, device=CPU)
+    plan.remember(0, x, x)
+    plan.commit()
+    long.truncate(12)
+    short.copy_from(long, 2)
+    assert short.lengths == [12, 12]
+    assert short.k[0][:, :, :12].equal(x[:, :, :12].expand(2, -1, -1, -1))
+    assert short.v[0][:, :, 12:].eq(0).all()
 
 
 def test_slopes_are_those_of_the_paper() -> None:
