@@ -190,7 +190,7 @@ def test_without_the_extra_one_sentence_tells_how_to_get_it(
     for name in [name for name in sys.modules if name.partition(".")[0] == "gguf"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "python -m pip install 'llm_cli[gguf]'" in refused(capsys, str(source))
+    assert "python -m pip install gguf" in refused(capsys, str(source))
 
 
 def test_a_model_that_llama_cpp_does_not_run_is_refused(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
 _SWALLOWING = re.compile("phi-?3", re.IGNORECASE)
-_MISSING = "GGUF is written by the package gguf, which is missing: `python -m pip install 'llm_cli[gguf]'` brings it"
+_MISSING = "GGUF is written by the package gguf, which is missing: `python -m pip install gguf` brings it"
 
 
 @dataclass(frozen=True, kw_only=True)
