@@ -106,6 +106,53 @@ def test_a_cache_may_keep_another_dtype_than_the_model_computes_in(lengths: list
         assert v[row, 0, start : start + 2].eq(8).all()
 
 
+@pytest.mark.parametrize("counts", [[80, 80], [80, 75]])
+def test_a_window_over_a_cache_of_another_dtype(counts: list[int]) -> None:
+    sizes = {"num_kv_heads": 1, "length": 300, "head_dim": 2, "windows": {0: 4}}
+    cache = KVCache([0], batch=2, **sizes, dtype=torch.float32, device="cpu")
+    for _ in range(2):  # the second time, new keys are joined to those of the cache
+        plan = plan_attention(2, 80, counts=counts, cache=cache, device=CPU, layers={0: 4})
+        new = _filled(7.0, 2, 80).bfloat16()
+        k, v, view = plan.remember(0, new, new + 1)
+        plan.commit()
+        assert (view.fresh, k.dtype, v.dtype) == (True, torch.bfloat16, torch.bfloat16)
+    assert k[:, :, :3].eq(7).all()
+    assert v[:, :, :3].eq(8).all()
+
+
+def test_angles_of_long_texts_are_told_by_the_room_in_the_cache() -> None:
+    """LongRoPE: keys that were turned for short texts can't go on in a cache for long ones."""
+
+    def cache(length: int) -> KVCache:
+        sizes = {"num_kv_heads": 1, "head_dim": 2, "long_from": 8}
+        return KVCache([0], batch=1, length=length, **sizes, dtype=torch.float32, device="cpu")
+
+    assert [cache(length).long for length in (7, 8, 9)] == [False, False, True]
+    assert cache(8).takes(cache(4))
+    assert cache(20).takes(cache(9))
+    assert not cache(9).takes(cache(8))
+    assert not cache(8).takes(cache(9))
+    plan = plan_attention(1, 3, counts=[2], cache=cache(9), device=CPU)
+    assert plan.limits == [9]
+    assert plan_attention(2, 3, counts=[2, 3], cache=None, device=CPU).limits == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "copies", "rule"),
+    [
+        (4, 4, 2, "2 times 2 rows of up to 5 positions don't fit into 4 rows of 4"),
+        (3, 6, 2, "2 times 2 rows of up to 5 positions don't fit into 3 rows of 6"),
+        (4, 6, 1, "1 times 2 rows of up to 5 positions don't fit into 4 rows of 6"),
+    ],
+)
+def test_rows_that_do_not_fit_are_not_copied(batch: int, length: int, copies: int, rule: str) -> None:
+    full, other = _cache(), _cache(batch, length)
+    full.lengths[:] = [5, 2]
+    with pytest.raises(ValueError, match=rule):
+        other.copy_from(full, copies)
+    assert other.lengths == [0] * batch
+
+
 @pytest.mark.parametrize("lengths", [[2, 2], [1, 3]])
 def test_the_cache_of_another_part_is_refused(lengths: list[int]) -> None:
     """It was a bare KeyError."""

@@ -27,6 +27,17 @@ def test_a_number_is_positive_and_finite(value: Any) -> None:
         ConfigKeys({"eps": value}).number("eps")
 
 
+@pytest.mark.parametrize("value", [1e300, 10**400])
+def test_a_number_beyond_fp32_is_refused_by_every_reader(value: float) -> None:
+    """Those passed, and a RuntimeError or OverflowError came from the first product with them."""
+    keys = ConfigKeys({"one": value, "several": [1.0, value]})
+    for read in (keys.number, keys.optional_number, keys.amount):
+        with pytest.raises(ValueError, match=r"one in config\.json must be a number"):
+            read("one")
+    with pytest.raises(ValueError, match=r"several in config\.json must be a list of numbers above 0"):
+        keys.numbers("several")
+
+
 def test_a_flag_is_no_number() -> None:
     with pytest.raises(ValueError, match="must be true or false, got 1"):
         ConfigKeys({"tied": 1}).flag("tied")

@@ -82,6 +82,12 @@ def test_a_mixed_checkpoint_gets_the_dtype_of_its_most_bytes(folder: Path) -> No
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+def test_a_part_beside_quantized_layers_keeps_its_own_dtype(folder: Path) -> None:
+    """The dtype of the most bytes was that of quantized layers, and a part without any was rounded to it."""
+    _rewrite(folder, lambda tensors: {k: v.to(torch.float8_e4m3fn) if "layers" in k else v for k, v in tensors.items()})
+    assert {p.dtype for p in llm_blocks.load(folder, "b").parameters()} == {torch.float32}
+
+
 def test_a_tied_head_is_stored_once_and_stays_shared(toy: ModuleType, tmp_path: Path) -> None:
     model = llm_blocks.new_model(toy.Config(tie_embeddings=True), std=0.3)
     llm_blocks.save(model, tmp_path / "tied")

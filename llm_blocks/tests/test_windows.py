@@ -69,7 +69,10 @@ def _check(chunks: list[list[int]], backs: list[int], window: int, length: int, 
                 wanted = _written_out(q[b, :, :count], row, torch.arange(start, start + count), seen, kind)
                 torch.testing.assert_close(found[b, :, :count], wanted, rtol=1e-4, atol=1e-5)
         plan.commit()
-        cache.lengths[:] = [max(0, n - min(back, count)) for n, count in zip(cache.lengths, counts, strict=True)]
+        backs_to = [max(0, n - back) for n in cache.lengths]
+        cache.lengths[:] = [
+            to if cache.holds(b, to) else n for b, (to, n) in enumerate(zip(backs_to, cache.lengths, strict=True))
+        ]
 
 
 SIZES = st.one_of(st.integers(0, 4), st.integers(SPARE - 2, SPARE + 12))
@@ -94,6 +97,31 @@ def test_a_window_over_a_ring_is_a_window_over_everything(
 def test_long_decoding_goes_round_the_ring(batch: int) -> None:
     torch.manual_seed(0)
     _check([[7] * batch, *[[1] * batch] * (3 * SPARE)], [0] * (3 * SPARE + 1), window=5, length=400, kind="plain")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 2])
+def test_the_edge_of_a_window(kind: str, beyond: int) -> None:
+    torch.manual_seed(0)
+    _check([[7 + beyond]], [0], window=7, length=400, kind=kind)
+    _check([[6 + beyond], [1]], [0, 0], window=7, length=400, kind=kind)
+    _check([[3, 2], [3 + beyond, 4 + beyond]], [0, 0], window=7, length=400, kind=kind)
+
+
+def test_no_two_positions_are_stored_in_one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them stays is chance on a GPU, though not on a CPU."""
+    torch.manual_seed(0)
+    scatter, wholes = KVCache.scatter, []
+
+    def noted(cache: KVCache, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        pairs = list(zip(rows.tolist(), (positions % cache.k[layer].size(2)).tolist(), strict=True))
+        assert len(set(pairs)) == len(pairs)
+        wholes.append(len(pairs))
+        scatter(cache, layer, rows, positions, k, v)
+
+    monkeypatch.setattr(KVCache, "scatter", noted)
+    _check([[300, 9], [200, 150]], [0, 0], window=8, length=600, kind="plain")
+    assert sorted(wholes) == [8 + SPARE + 9, 2 * (8 + SPARE), 309, 350]
 
 
 def test_a_prompt_longer_than_ring_and_window_at_once() -> None:
@@ -156,12 +184,23 @@ def test_what_a_window_has_forgotten_is_not_read_again() -> None:
     plan = plan_attention(1, 200, counts=None, cache=cache, device=CPU, layers={0: 4})
     plan.remember(0, x, x)
     plan.commit()
+    assert cache.holds(0, 200 - SPARE - 1)
     cache.lengths[0] = 200 - SPARE - 2
     with pytest.raises(ValueError, match="rolled back from 200 to 134 positions, further than the 64"):
         plan_attention(1, 1, counts=None, cache=cache, device=CPU, layers={0: 4})
     assert not cache.holds(0, 134)
     assert cache.holds(0, 200 - SPARE)
+    copy = KVCache(
+        [0], batch=1, num_kv_heads=1, head_dim=2, length=900, windows={0: 4}, dtype=torch.float32, device=CPU
+    )
+    copy.copy_from(cache)
+    assert not copy.holds(0, 134)
+    cache.lengths[0] = 200 - SPARE  # what was forgotten before stays so, however little is written after it
+    plan_attention(1, 1, counts=None, cache=cache, device=CPU, layers={0: 4}).commit()
+    assert not cache.holds(0, 134)
     cache.lengths[0] = 0  # from the start all is written anew
+    plan_attention(1, 9, counts=None, cache=cache, device=CPU, layers={0: 4}).commit()
+    assert cache.holds(0, 5)
     plan_attention(1, 1, counts=None, cache=cache, device=CPU, layers={0: 4})
 
 

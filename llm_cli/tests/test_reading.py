@@ -1,10 +1,80 @@
 """Reading prompts in chunks, and keeping what was read."""
 
+from typing import Any
+
 import pytest
 import torch
 
+import llm_blocks
 from llm_cli import LLM
+from llm_cli.generation import Generation
+from llm_cli.options import Options
 from llm_cli.reading import PromptCache, prefill, spread
+from llm_model_llama import mistral
+from llm_model_phi import phi3
+
+
+@pytest.fixture(scope="module")
+def windowed() -> Any:
+    """A model whose layers see 8 positions, and whose caches keep 72."""
+    sizes = {"vocab_size": 97, "dim": 32, "hidden_dim": 48, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2}
+    config = mistral.Config(**sizes, head_dim=8, max_positions=1024, sliding_window=8)
+    return llm_blocks.new_model(config, std=0.1).eval()
+
+
+def answer(model: Any, ids: list[int], cache: PromptCache | None = None) -> tuple[list[int], int]:
+    """The 30 likeliest ids after `ids`, and how many of `ids` were known already."""
+    options = Options(temperature=0, max_new_tokens=30, ignore_eos=True)
+    completion = Generation(model, [ids], options, tokenizer=None, limit=1024, cache=cache).finish()[0]
+    return list(completion.token_ids), completion.cached_tokens
+
+
+def test_a_conversation_beyond_a_window_is_that_of_a_fresh_cache(windowed: Any):
+    cache, ids = PromptCache(), torch.arange(180).remainder(97).tolist()
+    known = []
+    changes = (
+        lambda ids: [*ids, 5, 6, 7],  # the next turn
+        lambda ids: [*ids[:-20], 9],  # an answer made again, not further back than the cache keeps
+        lambda ids: [*ids[:50], 3, *ids[51:]],  # an earlier turn edited, which the windows have forgotten
+        lambda ids: ids[:40],
+    )
+    for change in changes:
+        found, count = answer(windowed, ids, cache)
+        assert found == answer(windowed, ids)[0]
+        known.append(count)
+        ids = change(ids + found)
+    assert known == [0, 209, 223, 0]
+
+
+def test_a_conversation_beyond_a_window_is_right_after_an_interruption(windowed: Any):
+    """Ctrl-C between two layers left in the first one's ring what passed for older positions in the next turn."""
+    cache, ids = PromptCache(), torch.arange(180).remainder(97).tolist()
+    answer(windowed, ids, cache)
+
+    def interrupted(module: object, arguments: object, output: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = windowed.mid["1"].register_forward_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(windowed, [*ids, *range(90)], cache)
+    hook.remove()
+    assert answer(windowed, [*ids, 40, 41], cache)[0] == answer(windowed, [*ids, 40, 41])[0]
+
+
+def test_a_conversation_that_outgrows_the_short_factors_is_read_anew():
+    """LongRoPE turns keys by other angles in caches with room for long texts."""
+    rope = llm_blocks.Rope(
+        kind="longrope", factor=4.0, original_max_positions=256, short_factor=(1.0,) * 4, long_factor=(3.0,) * 4
+    )
+    sizes = {"vocab_size": 97, "dim": 32, "hidden_dim": 48, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4}
+    model = llm_blocks.new_model(phi3.Config(**sizes, head_dim=8, max_positions=1024, rope=rope), std=0.1).eval()
+    cache, ids, known = PromptCache(), list(range(90)), []
+    for _ in range(4):
+        found, count = answer(model, ids, cache)
+        assert found == answer(model, ids)[0]
+        known.append(count)
+        ids = [*ids, *found, *range(60)]
+    assert known == [0, 119, 0, 299]
 
 
 def test_chunks_of_unequal_prompts_give_the_logits_of_each_prompt_alone(llm: LLM):

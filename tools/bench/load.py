@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -93,7 +94,7 @@ def main() -> None:
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         config = json.loads((folder / "config.json").read_text())
         print(f"{machine()}\n{config['model_type']}, {weights / 1e6:,.0f} MB of weights in files\n")
-        contestants = {name: lambda parts=parts: measure(*parts, folder) for name, parts in CONTESTANTS.items()}
+        contestants = {name: partial(measure, *parts, folder) for name, parts in CONTESTANTS.items()}
         print(table(in_turn(contestants, options.rounds)))
 
 

@@ -89,7 +89,6 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, view: View, change: Callable[[
     """softmax(change(q k)) v, with fp32 scores (B, K, H/K, T, S) of a block of queries at a time."""
     batch, heads, time, _ = q.shape
     q = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
-    hidden = None if view.alone else ~view.visible()[:, :, None]  # (1 or B, 1, 1, T, S)
     size = max(1, BLOCK_BYTES // (4 * batch * heads * k.size(2)))
     blocks = []
     for start in range(0, time, size):
@@ -98,8 +97,9 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, view: View, change: Callable[[
         # the queries that share a kv head are one matrix, so that no key is copied
         products = (block.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, block.shape[2:4])
         scores = change(products.float(), times)
-        if hidden is not None:
-            scores = scores.masked_fill(hidden[:, :, :, times], float("-inf"))
+        if not view.alone:
+            hidden = ~view.visible(times)[:, :, None]  # (1 or B, 1, 1, T, S)
+            scores = scores.masked_fill(hidden, float("-inf"))
         weights = scores.softmax(-1).to(v.dtype)
         blocks.append((weights.flatten(2, 3) @ v).unflatten(2, block.shape[2:4]))  # (B, K, H/K, T, D)
     return torch.cat(blocks, dim=3).flatten(1, 2)

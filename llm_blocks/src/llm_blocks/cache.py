@@ -89,10 +89,13 @@ class KVCache:
                 )
         return ends
 
-    def commit(self, ends: list[int]) -> None:
-        """Count new positions in, up to ends[b], once every layer has stored them."""
+    def reach(self, ends: list[int]) -> None:
+        """Note, before any layer stores them, that new positions up to ends[b] take the place of older ones."""
         for row, (start, end) in enumerate(zip(self.lengths, ends, strict=True)):
             self._tops[row] = end if start == 0 else max(self._tops[row], end)
+
+    def commit(self, ends: list[int]) -> None:
+        """Count new positions in, up to ends[b], once every layer has stored them."""
         self.lengths[:] = ends
 
     def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> None:
@@ -132,8 +135,8 @@ class KVCache:
             theirs = other.k[layer].size(2)
             if keys.size(2) == theirs:
                 filled = theirs
-            elif max(other._tops) <= min(keys.size(2), theirs):
-                filled = min(max(other._tops), theirs)  # nothing has wrapped around: slots are positions
+            elif layer not in self.windows or max(other._tops) <= min(keys.size(2), theirs):
+                filled = max(other.lengths)  # nothing has wrapped around: slots are positions
             else:
                 raise ValueError("caches whose windows have wrapped around must be of the same size")
             keys[:, :, :filled] = other.k[layer][:, :, :filled].repeat_interleave(copies, dim=0)

@@ -89,6 +89,9 @@ INERT_KEYS = frozenset(
 MOST_LAYERS = 2**16
 """Layers of a model: hundreds of times what any known one has, and few enough to be listed."""
 
+LARGEST = 2.0**127
+"""What a number stays below, so that fp32 holds it."""
+
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _MISSING: Any = object()
 
@@ -138,7 +141,7 @@ class ConfigKeys:
     def optional_number(self, key: str) -> float | None:
         """A number above 0, or None where the key is absent."""
         value = self._get(key, (int, float), "a number")
-        if value is not None and (isinstance(value, bool) or not 0 < value < float("inf")):
+        if value is not None and (isinstance(value, bool) or not 0 < value < LARGEST):
             raise self._wrong(key, value, "a number above 0")
         return value
 
@@ -152,14 +155,14 @@ class ConfigKeys:
     def amount(self, key: str, *, default: float = _MISSING) -> float:
         """A number from 0."""
         value = self._get(key, (int, float), "a number from 0")
-        if value is not None and (isinstance(value, bool) or not 0 <= value < float("inf")):
+        if value is not None and (isinstance(value, bool) or not 0 <= value < LARGEST):
             raise self._wrong(key, value, "a number from 0")
         return self._or_default(key, value, default)
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of numbers above 0."""
         values = self._sequence(key, (int, float), "a list of numbers above 0")
-        if not all(0 < value < float("inf") for value in values):
+        if not all(0 < value < LARGEST for value in values):
             raise self._wrong(key, values, "a list of numbers above 0")
         return tuple(float(value) for value in values)
 

@@ -10,6 +10,7 @@ from llm_blocks.architectures import find
 from llm_blocks.meta import without_storage
 from llm_blocks.norm import OffsetRMSNorm
 from llm_blocks.parameters import assign
+from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec
 
 
@@ -27,6 +28,7 @@ def new_model(
     The same seed gives a layer the same weights whichever part it is built in. Drawn in fp32 on the CPU, so that
     neither device nor dtype changes them beyond rounding.
     """
+    part, _ = part_layers(part, config.num_layers)
     with without_storage():
         model = find(config.model_type).Model(config, part)
     shapes = dict(model.named_parameters(remove_duplicate=False))

@@ -10,6 +10,7 @@ from torch import Tensor
 import llm_sepweight
 from llm_blocks.architectures import claimed_by, find, find_importer
 from llm_blocks.meta import without_storage
+from llm_blocks.mlp import Experts
 from llm_blocks.names import decider
 from llm_blocks.parameters import assign, listed, pieces, shared_names
 from llm_blocks.slices import part_layers
@@ -154,6 +155,7 @@ def check(model: Any, weights: Weights) -> dict[str, str]:
 
 def _sources(model: Any, weights: Weights) -> dict[str, str]:
     """The first name of each parameter, or each of its pieces -> the name in the weights that holds it."""
+    _require_experts(model, weights)
     sources: dict[str, str] = {}
     tied = {_EMBEDDING, _HEAD} if model.config.tie_embeddings else set()
     parts = pieces(model)
@@ -167,6 +169,17 @@ def _sources(model: Any, weights: Weights) -> dict[str, str]:
     if missing:
         raise WeightsError(f"{weights.path}: lacks {listed(missing)}, which config.json says the model has")
     return sources
+
+
+def _require_experts(model: Any, weights: Weights) -> None:
+    """WeightsError for more experts than there are tensors: config.json may claim many, and each piece has a name."""
+    found = ((path, module) for path, module in model.named_modules() if isinstance(module, Experts))
+    wanted = sum(3 * module.down.size(0) for path, module in found if f"{path}.down" not in weights)
+    if wanted > len(weights.names):
+        raise WeightsError(
+            f"{weights.path}: holds {len(weights.names)} tensors, too few for the {wanted} of experts alone that "
+            "config.json asks for"
+        )
 
 
 def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
@@ -188,7 +201,7 @@ def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
         info, shape = weights.info(source), tuple(shapes[name].shape)
         if tuple(info.shape) != shape:
             raise WeightsError(f"{info.file}: {source} has shape {tuple(info.shape)}, config.json asks for {shape}")
-        if not info.dtype.is_floating_point or info.dtype.itemsize == 1:
+        if _is_quantized(info.dtype):
             raise WeightsError(f"{info.file}: {source} is {info.dtype}; quantized weights are not supported here")
 
 
@@ -204,9 +217,17 @@ def check_tied(weights: Weights) -> None:
 
 
 def main_dtype(weights: Weights) -> torch.dtype:
-    """The dtype that takes the most bytes of the whole checkpoint, so that every part of it gets the same."""
+    """The dtype that takes the most bytes of the whole checkpoint, so that every part of it gets the same.
+
+    Quantized tensors don't count, for nothing is computed in their dtypes; fp32 where there are no others.
+    """
     sizes: dict[torch.dtype, int] = {}
     for name in weights.names:
         info = weights.info(name)
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
+        if not _is_quantized(info.dtype):
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
+
+
+def _is_quantized(dtype: torch.dtype) -> bool:
+    return not dtype.is_floating_point or dtype.itemsize == 1

@@ -11,6 +11,7 @@ Activation = Callable[[Tensor], Tensor]
 
 MOST = 2**14
 """Experts of a layer: some thirty times what any known model has."""
+LARGEST = 2**58
 
 
 class GatedMLP(nn.Module):
@@ -38,6 +39,8 @@ class Experts(nn.Module):
         super().__init__()
         if not 1 <= num <= MOST:
             raise ValueError(f"a layer has from 1 to {MOST} experts, not {num}")
+        if 2 * num * hidden_dim * dim > LARGEST:  # bytes of a weight are counted in 63 bits
+            raise ValueError(f"{num} experts from {dim} to {hidden_dim} are not supported: they may have 2^58 weights")
         self.gate_up = nn.Parameter(torch.empty(num, 2 * hidden_dim, dim))
         self.down = nn.Parameter(torch.empty(num, dim, hidden_dim))
         self.activation = activation
@@ -76,8 +79,9 @@ class Experts(nn.Module):
 def _by_expert(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Rows of x (M, I), sorted by expert, times the matrix of their expert out of weight (E, O, I): (M, O)."""
     rows = [size * weight.element_size() for size in weight.shape[1:]]
-    if not any(size % 16 for size in rows):
+    if weight.dtype != torch.float64 and not any(size % 16 for size in rows):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
-    stops = ends.tolist()  # torch groups rows of multiples of 16 bytes alone; no released model has others
+    # torch groups rows of multiples of 16 bytes alone, and none in double precision; no released model has others
+    stops = ends.tolist()
     parts = [F.linear(x[a:b], weight[e]) for e, (a, b) in enumerate(pairwise([0, *stops])) if b > a]
     return torch.cat(parts)

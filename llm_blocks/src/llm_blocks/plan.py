@@ -41,9 +41,14 @@ class View:
         index = torch.arange(self.cached, device=self.queries.device)[None]
         if max(self.ends) <= self.slots:
             return index  # slots are positions
-        ends = self.ends[:1] if min(self.ends) == max(self.ends) else self.ends
-        newest = torch.tensor(ends, device=index.device)[:, None].clamp(min=1) - 1
-        return newest - (newest - index) % self.slots
+        return self.newest - (self.newest - index) % self.slots
+
+    @cached_property
+    def newest(self) -> int | Tensor:
+        """The last position of each row (B, 1), or one number for all where that will do."""
+        if max(self.ends) <= self.slots or min(self.ends) == max(self.ends):
+            return max(*self.ends, 1) - 1
+        return torch.tensor(self.ends, device=self.queries.device)[:, None].clamp(min=1) - 1
 
     @cached_property
     def older(self) -> Tensor:
@@ -55,9 +60,14 @@ class View:
         """Which key each query sees, (1 or B, 1, T, S) bool; None where each sees all, or all up to its own."""
         return None if self.causal or self.alone else self.visible()
 
-    def visible(self) -> Tensor:
-        """The mask written out, also where attention needs none."""
-        queries, keys = self.queries[:, :, None], self.keys[:, None]
+    def visible(self, times: slice = slice(None)) -> Tensor:
+        """The mask of these of the queries written out, also where attention needs none.
+
+        Padding sees what the last real position sees, for a query without keys gives nan, and a later layer would
+        multiply that, if only by 0, into what it adds up for the others.
+        """
+        written = self.queries if self.causal or self.fresh else self.queries.clamp(max=self.newest)
+        queries, keys = written[:, times, None], self.keys[:, None]
         seen = keys <= queries
         if self.window is not None:
             seen &= keys > queries - self.window
@@ -167,6 +177,8 @@ def plan_attention(
     layers = layers or {}
     windows = {layer: window for layer, window in layers.items() if window is not None}
     wanted = set(layers.values()) or {None}
+    if cache is not None:
+        cache.reach(ends)
     return Plan(
         positions=positions,
         starts=starts,

@@ -5,14 +5,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from llm_blocks.config import MOST_LAYERS
 from llm_sepweight import PartSpec
 
 
 def part_layers(part: str | PartSpec, num_layers: int) -> tuple[PartSpec, range]:
     """The resolved part and the layers that it runs in one go.
 
-    ValueError for a spec that breaks the grammar, ends beyond the model, or leaves a gap that running would jump over.
+    ValueError for a spec that breaks the grammar, ends beyond the model, or leaves a gap that running would jump over,
+    and for a model of more layers than any has.
     """
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"a model of {num_layers} layers is not supported: the limit is 2^16")
     spec = (PartSpec.parse(part) if isinstance(part, str) else part).resolve(num_layers)
     ranges = sorted(spec.mid, key=lambda r: r.start)
     for left, right in pairwise(ranges):

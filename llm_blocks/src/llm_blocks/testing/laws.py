@@ -14,6 +14,7 @@ Make: TypeAlias = Callable[[str], Any]
 """From a part spec to the model of that part; the same weights each time."""
 
 TOLERANCE = 1e-5
+PADDING = 16  # positions after the longest row: more than the windows of most cases, so that none of a row is in sight
 
 
 @torch.inference_mode()
@@ -50,7 +51,7 @@ def check_rows(make: Make, rows: Sequence[Sequence[int]], *, decode: int = 3) ->
     model = make("f")
     counts = [len(row) for row in rows]
     cache = model.new_cache(len(rows), max(counts) + decode)
-    logits = model(_padded(rows), cache, counts=counts)
+    logits = model(_padded(rows, more=PADDING), cache, counts=counts)
     together = [logits[b, :count] for b, count in enumerate(counts)]
     last = torch.stack([row[-1] for row in together])  # (B, V)
     for _ in range(decode):
@@ -128,8 +129,8 @@ def _alone(model: Any, row: Sequence[int], decode: int) -> Tensor:
     return model(ids)[0]
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    width = max(len(row) for row in rows)
+def _padded(rows: Sequence[Sequence[int]], more: int = 0) -> Tensor:
+    width = max(len(row) for row in rows) + more
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # (B, T)
 
 
