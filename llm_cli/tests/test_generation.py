@@ -113,6 +113,7 @@ def test_without_a_tokenizer_there_are_ids_and_no_text(scripted: Any):
         ([[1]], {"stop": [""]}, "stop"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens.*0"),
         ([[1]], {"num_samples": 0}, "num_samples.*0"),
+        ([[1]], {"num_samples": 10**8}, "num_samples must be at most 4096"),  # it took all memory there was
         ([[1]], {"temperature": -1}, "temperature.*-1"),
         ([[1]], {"top_p": 0}, "top_p.*0"),
     ],

@@ -61,6 +61,28 @@ def test_a_conversation_beyond_a_window_is_right_after_an_interruption(windowed:
     assert answer(windowed, [*ids, 40, 41], cache)[0] == answer(windowed, [*ids, 40, 41])[0]
 
 
+def test_a_prompt_cache_is_right_after_an_interruption_while_it_grew(windowed: Any, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C while keys went into a longer cache left ids that were noted as read twice, though read once."""
+    cache, ids = PromptCache(), [*range(90), *range(90)]
+    answer(windowed, ids, cache)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ids += range(60)
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_blocks.KVCache.copy_from", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer(windowed, ids, cache)
+    known = []
+    for _ in range(2):
+        found, count = answer(windowed, ids, cache)
+        assert found == answer(windowed, ids)[0]
+        known.append(count)
+        ids = [*ids, *found, 7]
+    assert known == [0, 269]
+
+
 def test_a_conversation_that_outgrows_the_short_factors_is_read_anew():
     """LongRoPE turns keys by other angles in caches with room for long texts."""
     rope = llm_blocks.Rope(

@@ -58,6 +58,9 @@ def check_keywords(given: Iterable[str]) -> None:
             raise ValueError(f"there is no option {name!r} of a generation{hint}")
 
 
+MOST_SAMPLES = 4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to continue a prompt. The filters are those of llm_sampler, which checks their values.
@@ -88,6 +91,8 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1 up, not {value!r}")
+        if self.num_samples > MOST_SAMPLES:  # each takes a row of the batch, with a cache of its own
+            raise ValueError(f"num_samples must be at most {MOST_SAMPLES}, not {self.num_samples}; call again for more")
         if any(stop == "" or not isinstance(stop, str | int) for stop in self.stops):
             raise ValueError(f"stop must hold non-empty strings or ids, not {self.stop!r}")
         self._check_seed()

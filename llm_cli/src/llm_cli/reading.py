@@ -30,6 +30,7 @@ class PromptCache:
         if old is None or self._model is not model or not _fits(old, model):
             known, self._kv, self._model = 0, model.new_cache(1, length), model
         else:
+            known = min(known, old.lengths[0])  # less than was read, where an interruption came while it was copied
             known = known if old.holds(0, known) else 0  # layers with a window forget what is far behind
             if old.capacity < length:
                 old.truncate(known)
