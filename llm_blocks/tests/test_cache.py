@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm_blocks import KVCache, plan_attention
+from llm_blocks import KVCache, Rope, plan_attention, rope_table
 
 CPU = torch.device("cpu")
 
@@ -120,21 +120,50 @@ def test_a_window_over_a_cache_of_another_dtype(counts: list[int]) -> None:
     assert v[:, :, :3].eq(8).all()
 
 
-def test_angles_of_long_texts_are_told_by_the_room_in_the_cache() -> None:
-    """LongRoPE: keys that were turned for short texts can't go on in a cache for long ones."""
+def test_a_row_has_one_set_of_angles() -> None:
+    """LongRoPE: keys that were turned for a short text can't become part of a long one."""
 
     def cache(length: int) -> KVCache:
         sizes = {"num_kv_heads": 1, "head_dim": 2, "long_from": 8}
         return KVCache([0], batch=1, length=length, **sizes, dtype=torch.float32, device="cpu")
 
-    assert [cache(length).long for length in (7, 8, 9)] == [False, False, True]
-    assert cache(8).takes(cache(4))
-    assert cache(20).takes(cache(9))
-    assert not cache(9).takes(cache(8))
-    assert not cache(8).takes(cache(9))
-    plan = plan_attention(1, 3, counts=[2], cache=cache(9), device=CPU)
-    assert plan.limits == [9]
-    assert plan_attention(2, 3, counts=[2, 3], cache=None, device=CPU).limits == [2, 3]
+    def read(count: int, cache: KVCache) -> None:
+        plan_attention(1, count, counts=None, cache=cache, device=CPU).commit()
+
+    unknown = cache(9)
+    read(8, unknown)
+    assert unknown.outgrown() == []
+    read(1, unknown)
+
+    short = cache(9)
+    short.aims[0] = 4
+    read(8, short)  # an aim may be passed, but not into other angles
+    assert short.outgrown() == [0]
+    assert short.holds(0, 8, aim=8)
+    assert not short.holds(0, 8, aim=9)
+    with pytest.raises(ValueError, match="row 0 holds 8 positions with the angles of another length of text"):
+        read(1, short)
+    assert short.lengths == [8]
+    copy = cache(20)
+    copy.copy_from(short)
+    assert copy.outgrown() == [0]
+    assert copy.aims == [4]
+    copy.lengths[0], copy.aims[0] = 0, 9
+    read(9, copy)
+    assert not copy.holds(0, 3, aim=8)
+    assert copy.holds(0, 0, aim=8)
+
+
+def test_a_forward_knows_the_length_of_the_text() -> None:
+    """Up to what a row is read decides its angles from the first chunk on; without a cache each row is whole."""
+    rope = Rope(kind="dynamic", factor=2.0, original_max_positions=4)
+    cache = KVCache([0], batch=2, num_kv_heads=1, head_dim=4, length=9, dtype=torch.float32, device="cpu")
+    cache.aims[0] = 8
+    table = plan_attention(2, 3, counts=[2, 3], cache=cache, device=CPU).rope_table(rope, 4)
+    alone = rope_table(rope, 4, torch.arange(3)[None], lengths=[8, 3])
+    assert all(map(torch.equal, table, alone))
+    whole = plan_attention(2, 6, counts=[5, 6], cache=None, device=CPU).rope_table(rope, 4)
+    assert all(map(torch.equal, whole, rope_table(rope, 4, torch.arange(6)[None], lengths=[5, 6])))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_dynamic_settings_are_given_back_without_the_models_own_length() -> None
 
 def test_dynamic_base_grows_with_each_rows_own_length() -> None:
     rope = Rope(kind="dynamic", factor=2.0, original_max_positions=16)
-    short, long = rope_frequencies(rope, 8, ends=[10, 40])
+    short, long = rope_frequencies(rope, 8, lengths=[10, 40])
     torch.testing.assert_close(short[0], rope_frequencies(Rope(), 8))
     base = 10_000 * (2.0 * 40 / 16 - 1) ** (8 / 6)
     torch.testing.assert_close(long[0], base ** -(torch.arange(0, 8, 2) / 8), rtol=1e-6, atol=0)
@@ -81,7 +81,7 @@ def test_dynamic_base_grows_with_each_rows_own_length() -> None:
 
 def test_the_dynamic_base_has_no_value_for_heads_of_two_dimensions() -> None:
     with pytest.raises(ValueError, match="more than 2 dimensions"):
-        rope_frequencies(Rope(kind="dynamic", original_max_positions=4), 2, ends=[5])
+        rope_frequencies(Rope(kind="dynamic", original_max_positions=4), 2, lengths=[5])
 
 
 def test_yarn_scale_defaults_to_the_papers_formula() -> None:
@@ -171,17 +171,17 @@ LONG = Rope(
 def test_longrope_turns_by_what_a_row_may_become() -> None:
     """arXiv 2402.13753: theta^(-2i/d) over a factor; the long ones where a row may pass the trained length."""
     base = torch.tensor([1.0, 0.1])
-    torch.testing.assert_close(rope_frequencies(LONG, 4, limits=[8, 3]), base / torch.tensor([1.0, 2.0]))
-    torch.testing.assert_close(rope_frequencies(LONG, 4, limits=[9, 30]), base / torch.tensor([3.0, 5.0]))
-    mixed = rope_frequencies(LONG, 4, limits=[9, 8])
+    torch.testing.assert_close(rope_frequencies(LONG, 4, lengths=[8, 3]), base / torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(rope_frequencies(LONG, 4, lengths=[9, 30]), base / torch.tensor([3.0, 5.0]))
+    mixed = rope_frequencies(LONG, 4, lengths=[9, 8])
     torch.testing.assert_close(mixed[:, 0], base / torch.tensor([[3.0, 5.0], [1.0, 2.0]]))
-    assert attention_scale(LONG, limits=[8]) == pytest.approx(math.sqrt(1 + math.log(4) / math.log(8)))
+    assert attention_scale(LONG, lengths=[8]) == pytest.approx(math.sqrt(1 + math.log(4) / math.log(8)))
 
 
 def test_longrope_may_scale_short_and_long_rows_by_numbers_of_the_file() -> None:
     rope = Rope(**{**vars(LONG), "short_mscale": 1.5, "long_mscale": 2.0})
-    assert attention_scale(rope, limits=[8, 9]) == [1.5, 2.0]
-    cos, _ = rope_table(rope, 4, torch.zeros(1, 1, dtype=torch.int64), limits=[8, 9])
+    assert attention_scale(rope, lengths=[8, 9]) == [1.5, 2.0]
+    cos, _ = rope_table(rope, 4, torch.zeros(1, 1, dtype=torch.int64), lengths=[8, 9])
     assert cos[:, 0, 0].tolist() == [[1.5] * 4, [2.0] * 4]
 
 

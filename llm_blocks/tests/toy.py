@@ -20,7 +20,6 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
-    rope_table,
     rope_to_hf,
     rotate,
     split_heads,
@@ -84,7 +83,7 @@ class Model(Decoder):
         )
 
     def context(self, plan, dtype):
-        return rope_table(self.config.rope, self.config.dim // 4, plan.positions, ends=plan.ends, dtype=dtype)
+        return plan.rope_table(self.config.rope, self.config.dim // 4, dtype=dtype)
 
 
 NAMES = {

@@ -254,8 +254,8 @@ def test_a_share_that_a_phi_does_not_name_is_a_half() -> None:
 
 def test_longrope_has_the_scale_of_the_paper_or_that_of_the_file() -> None:
     """A Phi-3 has sqrt(1 + ln(131072 / 4096) / ln(4096)) at every length; a phimoe's file says what it has."""
-    assert llm_blocks.attention_scale(PHI_3_5_MINI, limits=[1]) == pytest.approx(1.1902380714238083)
-    assert llm_blocks.attention_scale(PHI_3_5_MOE, limits=[4096, 4097]) == 1.243163121016122
+    assert llm_blocks.attention_scale(PHI_3_5_MINI, lengths=[1]) == pytest.approx(1.1902380714238083)
+    assert llm_blocks.attention_scale(PHI_3_5_MOE, lengths=[4096, 4097]) == 1.243163121016122
 
 
 @pytest.mark.parametrize(

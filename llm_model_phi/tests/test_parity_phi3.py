@@ -1,9 +1,9 @@
 """Phi 3, 3.5 and 4 against transformers.
 
-LongRoPE has two sets of factors. Here what a cache has room for decides which one holds; in transformers it is the text
-of each forward. Both agree where all texts of a test, one id included, are on the same side of the trained length: so
-the cases of the suite have a trained length beyond every text of it, or 1. (A text of one id is no exception, for
-position 0 turns by no angle.) What happens at the trained length is tested below.
+LongRoPE has two sets of factors. Here the length that a cache knows of each text decides which one holds, or the room
+it has; in transformers it is the text of each forward. Both agree where all texts of a test, one id included, are on
+the same side of the trained length: so the cases of the suite have a trained length beyond every text of it, or 1. (A
+text of one id is no exception, for position 0 turns by no angle.) What happens at the trained length is tested below.
 """
 
 from dataclasses import replace
@@ -200,10 +200,24 @@ def test_rows_of_a_cache_have_the_factors_of_what_it_has_room_for(case: Case) ->
         close(steps[row, 0], alone[0, count])
 
 
-def test_a_cache_takes_over_only_what_was_turned_by_its_own_factors(case: Case) -> None:
-    short, long, longer = (case.model.new_cache(1, room) for room in (TRAINED, TRAINED + 1, 40))
-    assert longer.takes(long)
-    assert not long.takes(short)
+@torch.inference_mode()
+def test_a_cache_that_knows_the_length_of_each_text_reads_it_in_chunks_as_whole(case: Case) -> None:
+    """Whatever room it has; and a row that reaches the trained length has to be read again to go on."""
+    ids, counts = case.ids(3, 40), [10, 40, TRAINED]
+    cache = case.model.new_cache(3, 64)
+    cache.aims[:] = counts
+    first = case.model(ids[:, :9], cache)
+    rest = case.model(ids[:, 9:], cache, counts=[count - 9 for count in counts])
+    for row, count in enumerate(counts):
+        alone = theirs(case, ids[row : row + 1, :count])[0]
+        close(torch.cat((first[row], rest[row]))[:count], alone)
+    assert cache.outgrown() == [2]
+    with pytest.raises(ValueError, match="row 2 holds 24 positions with the angles of another length"):
+        case.model(ids[:, :1], cache)
+    cache.lengths[2] = 0
+    again = case.model(ids[:, : TRAINED + 1], cache, counts=[1, 0, TRAINED + 1])
+    close(again[2], theirs(case, ids[2:, : TRAINED + 1])[0])
+    assert cache.outgrown() == []
 
 
 @pytest.mark.parametrize("room", [TRAINED, 40])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm_blocks.plan import View
 
-BLOCK_BYTES = 64 * 2**20  # what the scores of one block of queries may take, where they are written out
+BLOCK_BYTES = 16 * 2**20  # what the scores of one block of queries may take: more leaves the caches of a processor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float | None = None) -> Tensor:
@@ -34,10 +34,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float | None =
 def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float, cap: float) -> Tensor:
     """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
 
-    def change(scores: Tensor, _: slice) -> Tensor:
-        return torch.tanh(scores * (scale / cap)) * cap
+    def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
+        q = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
+        # the queries that share a kv head are one matrix, so that no key is copied
+        scores = (q.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, q.shape[2:4])  # (B, K, H/K, T, S)
+        scores = torch.tanh(scores.float() * (scale / cap)) * cap
+        if not view.alone:
+            seen = view.visible(times)[..., : k.size(2)]
+            scores = scores.masked_fill_(~seen[:, :, None], float("-inf"))
+        weights = scores.softmax(-1).to(v.dtype)
+        return (weights.flatten(2, 3) @ v).unflatten(2, q.shape[2:4]).flatten(1, 2)
 
-    return _written_out(q, k, v, view, change)
+    return _by_blocks(q, k, v, view, block)
 
 
 def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor, scale: float | None = None) -> Tensor:
@@ -45,15 +53,17 @@ def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor,
 
     `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
     """
-    factor = q.size(3) ** -0.5 if scale is None else scale
-    groups = (k.size(1), q.size(1) // k.size(1))
-    by_group = slopes.float().view(1, *groups, 1, 1)  # (1, K, H/K, 1, 1)
+    falls = -slopes.float().view(1, -1, 1, 1)
 
-    def change(scores: Tensor, times: slice) -> Tensor:
-        distance = view.queries[:, times, None] - view.keys[:, None]  # (1 or B, T, S)
-        return scores * factor - by_group * distance[:, None, None].float()
+    def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
+        distance = view.queries[:, times, None] - view.keys[:, None, : k.size(2)]  # (1 or B, T, S)
+        bias = falls * distance[:, None].float()  # (1 or B, H, T, S)
+        if not view.alone:
+            bias = bias.masked_fill_(~view.visible(times)[..., : k.size(2)], float("-inf"))
+        grouped = q.size(1) != k.size(1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=grouped)
 
-    return _written_out(q, k, v, view, change)
+    return _by_blocks(q, k, v, view, block)
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -85,21 +95,16 @@ def last_real(x: Tensor, counts: list[int] | None) -> Tensor:
     return x[torch.arange(x.size(0), device=x.device), last][:, None]
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor, view: View, change: Callable[[Tensor, slice], Tensor]) -> Tensor:
-    """softmax(change(q k)) v, with fp32 scores (B, K, H/K, T, S) of a block of queries at a time."""
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, block: Callable[..., Tensor]) -> Tensor:
+    """`block(q, k, v, times)` for some queries at a time, whose scores of all heads are to fit into BLOCK_BYTES.
+
+    Where a query sees no key after its own, later keys are left out.
+    """
     batch, heads, time, _ = q.shape
-    q = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
     size = max(1, BLOCK_BYTES // (4 * batch * heads * k.size(2)))
     blocks = []
     for start in range(0, time, size):
-        times = slice(start, start + size)
-        block = q[:, :, :, times]
-        # the queries that share a kv head are one matrix, so that no key is copied
-        products = (block.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, block.shape[2:4])
-        scores = change(products.float(), times)
-        if not view.alone:
-            hidden = ~view.visible(times)[:, :, None]  # (1 or B, 1, 1, T, S)
-            scores = scores.masked_fill(hidden, float("-inf"))
-        weights = scores.softmax(-1).to(v.dtype)
-        blocks.append((weights.flatten(2, 3) @ v).unflatten(2, block.shape[2:4]))  # (B, K, H/K, T, D)
-    return torch.cat(blocks, dim=3).flatten(1, 2)
+        times = slice(start, min(start + size, time))
+        keys = slice(times.stop if view.causal else None)
+        blocks.append(block(q[:, :, times], k[:, :, keys], v[:, :, keys], times))
+    return torch.cat(blocks, dim=2)

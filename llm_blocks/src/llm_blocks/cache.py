@@ -18,8 +18,12 @@ class KVCache:
 
     A layer with a window of W positions (`windows`: layer -> W) keeps the newest W + SPARE positions of a row and no
     more: position p is in slot p modulo the number of slots. `value_dim` is the size of a value where it isn't the
-    key's; 0 for attention that computes its values from what is stored as keys. `long_from` is the trained length of a
-    model that turns its heads by other angles in caches with room for more (LongRoPE).
+    key's; 0 for attention that computes its values from what is stored as keys.
+
+    Some rotary embeddings depend on the length of the text (LongRoPE, the dynamic kind). `aims[b]` says up to what
+    length row b is being read, so that reading in chunks is reading whole; None, at first, says it may become as long
+    as the cache. `long_from` is the trained length of a model with LongRoPE: beyond it a row has other angles from its
+    first position on, so a row that grows past it must be read again, see `outgrown`.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class KVCache:
         self.windows = {layer: window for layer, window in (windows or {}).items() if layer in layers}
         self.lengths = [0] * batch
         self.capacity = length
-        self.long = long_from is not None and length > long_from
+        self.aims: list[int | None] = [None] * batch
+        self.long_from = long_from
+        self._long = [False] * batch  # whether what a row holds has the angles of long texts
         # one more than the highest position written of each row since it last began at 0: what rolling back leaves
         self._tops = [0] * batch
         value_dim = head_dim if value_dim is None else value_dim
@@ -65,11 +71,29 @@ class KVCache:
             raise ValueError(f"a row can't be shorter than 0 positions, got {length}")
         self.lengths[:] = [min(n, length) for n in self.lengths]
 
-    def holds(self, row: int, length: int) -> bool:
-        """Whether row `row` can go on after its first `length` positions: windowed layers forget older ones."""
-        return length == 0 or all(
-            max(0, length - window + 1) >= self._tops[row] - self.slots(window) for window in set(self.windows.values())
-        )
+    def holds(self, row: int, length: int, *, aim: int | None = None) -> bool:
+        """Whether row `row` can go on after its first `length` positions, as a text that is read up to `aim`.
+
+        Windowed layers forget older positions, and a text beyond the trained length may have other angles.
+        """
+        if length == 0:
+            return True
+        kept = (max(0, length - window + 1) >= self._tops[row] - self.slots(window) for window in self.windows.values())
+        return all(kept) and (aim is None or self._long[row] == self._is_long(aim))
+
+    def outgrown(self) -> list[int]:
+        """The rows that end where other angles begin: to go on, such a row has to be read again from length 0."""
+        if self.long_from is None:
+            return []
+        return [row for row, n in enumerate(self.lengths) if n == self.long_from and not self._long[row]]
+
+    def _is_long(self, length: int) -> bool:
+        return self.long_from is not None and length > self.long_from
+
+    def _turns_long(self, row: int, end: int) -> bool:
+        """Whether row `row`, now reaching `end`, gets the angles of long texts."""
+        aim = self.aims[row]
+        return self._is_long(self.capacity if aim is None else max(aim, end))
 
     def ends(self, counts: list[int]) -> list[int]:
         """The length of each row after counts[b] more positions; ValueError where they don't fit."""
@@ -87,12 +111,18 @@ class KVCache:
                     f"row {row} was rolled back from {self._tops[row]} to {start} positions, further than the {SPARE} "
                     "that layers with a sliding window keep; set its length to 0 and read it again"
                 )
+            if start > 0 and self._long[row] != self._turns_long(row, end):
+                raise ValueError(
+                    f"row {row} holds {start} positions with the angles of another length of text; those beyond "
+                    f"{self.long_from} have their own from the start, so set its length to 0 and read it again"
+                )
         return ends
 
     def reach(self, ends: list[int]) -> None:
         """Note, before any layer stores them, that new positions up to ends[b] take the place of older ones."""
         for row, (start, end) in enumerate(zip(self.lengths, ends, strict=True)):
             self._tops[row] = end if start == 0 else max(self._tops[row], end)
+            self._long[row] = self._turns_long(row, end)
 
     def commit(self, ends: list[int]) -> None:
         """Count new positions in, up to ends[b], once every layer has stored them."""
@@ -117,10 +147,6 @@ class KVCache:
         self.k[layer][rows, :, slots] = k.to(self.k[layer].dtype)
         self.v[layer][rows, :, slots] = v.to(self.v[layer].dtype)
 
-    def takes(self, other: "KVCache") -> bool:
-        """Whether `copy_from(other)` gives what this model would have written here itself."""
-        return self.long == other.long and list(self.k) == list(other.k)
-
     def copy_from(self, other: "KVCache", copies: int = 1) -> None:
         """Take over the rows of `other`, each `copies` times, into this cache of the same layers with as many rows.
 
@@ -143,6 +169,8 @@ class KVCache:
             self.v[layer][:, :, :filled] = other.v[layer][:, :, :filled].repeat_interleave(copies, dim=0)
         self.lengths[:] = [n for n in other.lengths for _ in range(copies)]
         self._tops[:] = [n for n in other._tops for _ in range(copies)]
+        self._long[:] = [long for long in other._long for _ in range(copies)]
+        self.aims[:] = [aim for aim in other.aims for _ in range(copies)]
 
     def _require(self, layer: int) -> None:
         if layer not in self.k:

@@ -123,8 +123,8 @@ def _factors(rope: Rope, head_dim: int) -> dict[str, tuple[float, ...]]:
 
 def _longrope(rope: Rope) -> dict[str, Value]:
     short, long = (
-        attention_scale(rope, limits=[limit])
-        for limit in (rope.original_max_positions, rope.original_max_positions + 1)
+        attention_scale(rope, lengths=[length])
+        for length in (rope.original_max_positions, rope.original_max_positions + 1)
     )
     if short != long:
         raise inexpressible(f"llama.cpp has one factor of attention for LongRoPE, this one has {short} and {long}")

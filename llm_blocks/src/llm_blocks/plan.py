@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_blocks.cache import KVCache
+from llm_blocks.rope import Rope, RopeTable, rope_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,19 @@ class Plan:
     views: Mapping[int | None, View]
     level: bool  # whether all rows begin at the same position and have as many new ones
 
-    @property
-    def limits(self) -> list[int]:
-        """How long each row may become: the cache's capacity, or without a cache its length after this forward."""
-        return self.ends if self.cache is None else [self.cache.capacity] * len(self.ends)
+    def rope_table(self, rope: Rope, head_dim: int, *, dtype: torch.dtype = torch.float32) -> RopeTable:
+        """Cosines and signed sines (1 or B, 1, T, R) of the new positions, for the R dimensions of a head that turn."""
+        return rope_table(rope, head_dim, self.positions, lengths=self._lengths(rope), dtype=dtype)
+
+    def _lengths(self, rope: Rope) -> list[int]:
+        """How long the text of each row is taken to be: as far as it has come, but for what its cache says of it.
+
+        Where that says nothing, LongRoPE takes it to fill the cache, for its angles must not change on the way.
+        """
+        if self.cache is None:
+            return self.ends
+        unknown = self.cache.capacity if rope.kind == "longrope" else 0
+        return [max(end, unknown if aim is None else aim) for end, aim in zip(self.ends, self.cache.aims, strict=True)]
 
     def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View]:
         """Store the new keys and values (B, K, T, D) of a layer; give those to look at, (B, K, S, D), and the view."""

@@ -21,18 +21,17 @@ def rope_table(
     head_dim: int,
     positions: Tensor,
     *,
-    ends: list[int] | None = None,
-    limits: list[int] | None = None,
+    lengths: list[int] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> RopeTable:
     """Cosines and signed sines (1 or B, 1, T, R) of the angles of positions (1 or B, T); R dimensions of a head turn.
 
-    `ends` is the length of each row after this forward, on which the dynamic kind depends, `limits` how long each row
-    may become, on which LongRoPE does. Angles are fp32.
+    `lengths` says how long the text of each row is taken to be, on which the dynamic kind and LongRoPE depend. Angles
+    are fp32.
     """
-    frequencies = rope_frequencies(rope, head_dim, ends=ends, limits=limits, device=positions.device)
+    frequencies = rope_frequencies(rope, head_dim, lengths=lengths, device=positions.device)
     angles = positions[..., None].float() * frequencies  # (1 or B, T, R/2)
-    scale = attention_scale(rope, limits=limits)
+    scale = attention_scale(rope, lengths=lengths)
     if isinstance(scale, list):
         scale = torch.tensor(scale, device=positions.device)[:, None, None]  # (B, 1, 1)
     cos, sin = angles.cos() * scale, angles.sin() * scale
@@ -64,24 +63,22 @@ def rope_frequencies(
     rope: Rope,
     head_dim: int,
     *,
-    ends: list[int] | None = None,
-    limits: list[int] | None = None,
+    lengths: list[int] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Radians per position of each pair of dimensions that turns: (R/2,), or (B, 1, R/2) where rows differ."""
     rope.require_fits(head_dim)
-    lengths = limits if rope.kind == "longrope" else ends
     return _KINDS[rope.kind](rope, _exponents(int(head_dim * rope.partial), device), lengths)
 
 
-def attention_scale(rope: Rope, *, limits: list[int] | None = None) -> float | list[float]:
-    """The factor on cosines and sines, one for all rows or one for each of `limits`.
+def attention_scale(rope: Rope, *, lengths: list[int] | None = None) -> float | list[float]:
+    """The factor on cosines and sines, one for all rows or one for each of `lengths`.
 
     1 but for YaRN, by default 0.1 ln(s) + 1 (arXiv 2309.00071, §3.4), and LongRoPE, by default
     sqrt(1 + ln(s) / ln(trained length)) (arXiv 2402.13753, as Phi-3 has it).
     """
     if rope.kind == "longrope" and rope.short_mscale and rope.long_mscale:
-        scales = [rope.long_mscale if long else rope.short_mscale for long in _long(rope, limits)]
+        scales = [rope.long_mscale if long else rope.short_mscale for long in _long(rope, lengths)]
         return scales if len(set(scales)) > 1 else scales[0]
     if rope.attention_factor is not None:
         return rope.attention_factor
@@ -102,41 +99,41 @@ def _exponents(turning: int, device: torch.device | str | None) -> Tensor:
     return torch.arange(0, turning, 2, dtype=torch.float32, device=device) / turning  # (R/2,)
 
 
-def _default(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+def _default(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
     return 1.0 / (rope.theta**exponents)
 
 
-def _linear(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+def _linear(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
     """Position interpolation (arXiv 2306.15595): positions shrink by the factor."""
-    return _default(rope, exponents, ends) / rope.factor
+    return _default(rope, exponents, lengths) / rope.factor
 
 
-def _dynamic(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+def _dynamic(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
     """NTK-aware scaling whose base grows with the row's current length, once that passes the trained length.
 
     Keys that a cache already holds keep the angles of the length at which they were written, as in `transformers`.
     """
-    if ends is None:
-        return _default(rope, exponents, ends)
+    if lengths is None:
+        return _default(rope, exponents, lengths)
     trained, dim = rope.original_max_positions, 2 * exponents.numel()
     if dim == 2:
         raise ValueError("dynamic rotary embeddings need heads of more than 2 dimensions")
-    lengths = torch.tensor(ends, device=exponents.device).clamp(min=trained)  # (B,)
-    stretch = (rope.factor * lengths / trained) - (rope.factor - 1)
+    outgrown = torch.tensor(lengths, device=exponents.device).clamp(min=trained)  # (B,)
+    stretch = (rope.factor * outgrown / trained) - (rope.factor - 1)
     theta = rope.theta * stretch ** (dim / (dim - 2))  # (B,)
     return 1.0 / (theta[:, None, None] ** exponents)  # (B, 1, D/2)
 
 
-def _llama3(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+def _llama3(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
     """Llama 3.1: long wavelengths shrink by the factor, short ones stay, those between are blended."""
-    frequencies = _default(rope, exponents, ends)
+    frequencies = _default(rope, exponents, lengths)
     wavelengths = 2 * math.pi / frequencies
     trained, low, high = rope.original_max_positions, rope.low_freq_factor, rope.high_freq_factor
     blend = ((trained / wavelengths - low) / (high - low)).clamp(0, 1)
     return (1 - blend) * frequencies / rope.factor + blend * frequencies
 
 
-def _yarn(rope: Rope, exponents: Tensor, ends: list[int] | None) -> Tensor:
+def _yarn(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
     """YaRN (arXiv 2309.00071, §3.2): a ramp over the dimensions from extrapolation to interpolation."""
     wavelengths = rope.theta**exponents  # over 2 pi
     low, high = _yarn_range(rope, 2 * exponents.numel())
@@ -157,21 +154,20 @@ def _yarn_range(rope: Rope, dim: int) -> tuple[float, float]:
     return low, high if high != low else high + 0.001  # a ramp needs a width
 
 
-def _longrope(rope: Rope, exponents: Tensor, limits: list[int] | None) -> Tensor:
-    """LongRoPE (arXiv 2402.13753): every frequency has its own factor, another one for rows that may become long.
+def _longrope(rope: Rope, exponents: Tensor, lengths: list[int] | None) -> Tensor:
+    """LongRoPE (arXiv 2402.13753): every frequency has its own factor, another one for texts beyond the trained length.
 
-    What a row may become decides, not what it is: its angles never change on the way, so reading it in chunks is
-    reading it whole.
+    A text that grows past it is read again from the start, for all its positions have other angles then.
     """
-    factors = [rope.long_factor if long else rope.short_factor for long in _long(rope, limits)]
+    factors = [rope.long_factor if long else rope.short_factor for long in _long(rope, lengths)]
     alike = all(each is factors[0] for each in factors)
     table = torch.tensor(factors[0] if alike else factors, device=exponents.device)  # (R/2,) or (B, R/2)
     frequencies = 1.0 / (table * rope.theta**exponents)
     return frequencies if alike else frequencies[:, None]
 
 
-def _long(rope: Rope, limits: list[int] | None) -> list[bool]:
-    return [limit > rope.original_max_positions for limit in limits or [0]]
+def _long(rope: Rope, lengths: list[int] | None) -> list[bool]:
+    return [length > rope.original_max_positions for length in lengths or [0]]
 
 
 _KINDS: dict[str, Callable[[Rope, Tensor, list[int] | None], Tensor]] = {

@@ -110,10 +110,26 @@ class Generation:
             return self._read_prompts()
         # A row that has ended goes on while there is room: rows that advance together are the fast case.
         counts = [min(1, self._kv.capacity - length) for length in self._kv.lengths]
-        logits = self._model(ids, self._kv, counts=None if all(counts) else counts, last_only=True)
+        outgrown = self._kv.outgrown()
+        if outgrown:
+            logits = self._read_again(ids[:, 0].tolist(), counts, outgrown)
+        else:
+            logits = self._model(ids, self._kv, counts=None if all(counts) else counts, last_only=True)
         if self._cache is not None:
             self._cache.extend(ids[0].tolist())
         return logits
+
+    def _read_again(self, new: list[int], counts: list[int], outgrown: list[int]) -> Tensor:
+        """One step in which the outgrown rows begin anew, with what they have become (LongRoPE)."""
+        rows = [[0] * length + [i] * count for length, i, count in zip(self._kv.lengths, new, counts, strict=True)]
+        for index in outgrown:
+            row = self._rows[index]
+            if row.finish_reason is None:
+                rows[index] = self._prompts[index // self._options.num_samples] + row.ids
+                self._kv.lengths[index] = 0
+            else:
+                del rows[index][self._kv.lengths[index] :]  # it has ended, so nothing asks for its next position
+        return prefill(self._model, self._kv, rows)
 
     def _read_prompts(self) -> Tensor:
         samples, prompts = self._options.num_samples, self._prompts

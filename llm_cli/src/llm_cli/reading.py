@@ -31,14 +31,11 @@ class PromptCache:
             known, self._kv, self._model = 0, model.new_cache(1, length), model
         else:
             known = min(known, old.lengths[0])  # less than was read, where an interruption came while it was copied
-            known = known if old.holds(0, known) else 0  # layers with a window forget what is far behind
+            known = known if old.holds(0, known, aim=len(ids)) else 0
             if old.capacity < length:
                 old.truncate(known)
                 self._kv = model.new_cache(1, length)
-                if self._kv.takes(old):
-                    self._kv.copy_from(old)
-                else:
-                    known = 0
+                self._kv.copy_from(old)
         self._kv.truncate(known)
         self._ids = ids[:known]
         return self._kv
@@ -57,6 +54,7 @@ def rounded(length: int, limit: int) -> int:
 def prefill(model: Any, kv: Any, prompts: list[list[int]], *, chunk: int = CHUNK) -> Tensor:
     """Read what the cache doesn't hold of each prompt; the logits after each prompt's last id, (B, 1, V)."""
     device = next(model.parameters()).device
+    kv.aims[:] = map(len, prompts)
     rest = [ids[start:] for ids, start in zip(prompts, kv.lengths, strict=True)]
     logits = None
     for at in range(0, max(map(len, rest)), chunk):

@@ -27,7 +27,6 @@ from llm_blocks import (
     merge_heads,
     parse_rope,
     require_heads,
-    rope_table,
     rope_to_hf,
     rotate,
 )
@@ -253,7 +252,7 @@ class Model(Decoder):
         if c.rope is None:  # its biases are added before the scores are scaled, so they are scaled as well
             slopes = (alibi_slopes(c.num_heads) * c.head_dim**-0.5).to(plan.positions.device)
             return Context(rope=None, slopes=slopes)
-        table = rope_table(c.rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits, dtype=dtype)
+        table = plan.rope_table(c.rope, c.head_dim, dtype=dtype)
         return Context(rope=table, slopes=None)
 
 

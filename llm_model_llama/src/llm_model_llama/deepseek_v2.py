@@ -25,7 +25,6 @@ from llm_blocks import (
     RopeTable,
     TokenEmbedding,
     parse_rope,
-    rope_table,
     rope_to_hf,
 )
 from llm_model_llama.deepseek_names import DEEPSEEK_NAMES
@@ -248,7 +247,7 @@ class Model(Decoder):
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:
         c = self.config
-        return rope_table(c.rope, c.latent.turned_dim, plan.positions, ends=plan.ends, limits=plan.limits)
+        return plan.rope_table(c.rope, c.latent.turned_dim)
 
 
 # Hugging Face's name -> ours

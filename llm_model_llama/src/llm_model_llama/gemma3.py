@@ -32,7 +32,6 @@ from llm_blocks import (
     merge_heads,
     parse_rope,
     require_heads,
-    rope_table,
     rope_to_hf,
     rotate,
     sliding_layers,
@@ -242,7 +241,7 @@ class Model(Decoder):
         c = self.config
 
         def table(rope: Rope) -> RopeTable:
-            return rope_table(rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits, dtype=dtype)
+            return plan.rope_table(rope, c.head_dim, dtype=dtype)
 
         return {s: table(c.local_rope if s else c.rope) for s in {c.sliding_layers[layer] for layer in self.windows}}
 

@@ -24,7 +24,6 @@ from llm_blocks import (
     merge_heads,
     parse_rope,
     require_heads,
-    rope_table,
     rope_to_hf,
     rotate,
     split_heads,
@@ -187,7 +186,7 @@ class Model(Decoder):
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:
         c = self.config
-        return rope_table(c.rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits, dtype=dtype)
+        return plan.rope_table(c.rope, c.head_dim, dtype=dtype)
 
 
 # Hugging Face's name -> ours

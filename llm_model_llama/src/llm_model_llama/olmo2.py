@@ -25,7 +25,6 @@ from llm_blocks import (
     merge_heads,
     parse_rope,
     require_heads,
-    rope_table,
     rope_to_hf,
     rotate,
     split_heads,
@@ -155,7 +154,7 @@ class Model(Decoder):
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:
         c = self.config
         # fp32 whatever the dtype, as OLMo 2 was trained: heads turn in fp32 and are rounded afterwards
-        return rope_table(c.rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits)
+        return plan.rope_table(c.rope, c.head_dim)
 
 
 def _norm(dim: int, config: Config) -> nn.RMSNorm:

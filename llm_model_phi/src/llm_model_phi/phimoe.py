@@ -26,7 +26,6 @@ from llm_blocks import (
     merge_heads,
     parse_rope,
     require_heads,
-    rope_table,
     rope_to_hf,
     rotate,
     split_heads,
@@ -201,7 +200,7 @@ class Block(nn.Module):
 class Model(Decoder):
     """The layers of `part` of a phimoe: see `Decoder` for what goes in and comes out.
 
-    With LongRoPE, what a cache has room for decides between the short and the long factors: see `new_cache`.
+    With LongRoPE, how long a text is taken to be decides between the short and the long factors: see `KVCache.aims`.
     """
 
     def __init__(self, config: Config, part: str | PartSpec = "f") -> None:
@@ -223,7 +222,7 @@ class Model(Decoder):
 
     def context(self, plan: Plan, dtype: torch.dtype) -> RopeTable:
         c = self.config
-        return rope_table(c.rope, c.head_dim, plan.positions, ends=plan.ends, limits=plan.limits, dtype=dtype)
+        return plan.rope_table(c.rope, c.head_dim, dtype=dtype)
 
 
 # Hugging Face's name -> ours
