@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workspace import ROOT
 
+import llm_blocks
 from llm_blocks.testing import Family
 
 PAGE = ROOT / "docs" / "models.md"
@@ -18,8 +19,10 @@ INTRODUCTION = """\
 # Supported models
 
 Each architecture is found by the `model_type` of a checkpoint's `config.json`, and is read from its Hugging Face folder
-in place. `llm download list` names well-known repositories of each; any other repository with one of these types works
-too, and a type of your own is a package away: [adding a model family](adding_a_model.md).
+in place; other names by which a `config.json` may call it stand behind "also". `llm download list` names well-known
+repositories of each; any other repository with one of these types works too, and a type of your own is a package away:
+[adding a model family](adding_a_model.md). `llm info --presets` lists the shapes that
+`LLM.load(NAME, init="random", tokenizer_dir=…)` makes without weights.
 
 The table is written by `tools/models_page.py` from the tests' own list (`llm_model_*/tests/test_parity_*.py`). For
 every configuration there, with random weights in fp32 on the CPU, the logits of a text longer than every window and
@@ -53,8 +56,16 @@ def families() -> Iterator[tuple[str, Family]]:
 def described(package: str, family: Family) -> str:
     """The part of a row that is not measured."""
     cases = "; ".join(family.cases)
-    cells = (family.models, f"`{family.model_type}`", package, family.features, cases, f"{family.tolerance:.0e}")
+    cells = (family.models, called(family.model_type), package, family.features, cases, f"{family.tolerance:.0e}")
     return f"| {' | '.join(cells)} |"
+
+
+def called(model_type: str) -> str:
+    """The name of an architecture in config.json, and the others that lead to it."""
+    module = llm_blocks.find(model_type)
+    others = [name for name in llm_blocks.installed_architectures() if llm_blocks.find(name) is module]
+    also = ", ".join(f"`{name}`" for name in others if name != model_type)
+    return f"`{model_type}`, also {also}" if also else f"`{model_type}`"
 
 
 def measured(family: Family) -> tuple[float, float]:

@@ -4,8 +4,11 @@ import importlib
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+import llm_blocks
 
 ENTRY_POINTS = """\
 [llm_blocks.architectures]
@@ -32,3 +35,16 @@ def toy(toy_site: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The toy architecture's module, installed for one test."""
     monkeypatch.syspath_prepend(toy_site)
     return importlib.import_module("toy_architecture")
+
+
+@pytest.fixture
+def model(toy: ModuleType) -> Any:
+    """A toy with random weights."""
+    return llm_blocks.new_model(toy.Config(), std=0.3, seed=3).eval()
+
+
+@pytest.fixture
+def folder(model: Any, tmp_path: Path) -> Path:
+    """The Hugging Face folder of that toy."""
+    llm_blocks.save(model, tmp_path / "saved")
+    return tmp_path / "saved"

@@ -55,6 +55,16 @@ def test_a_key_that_nobody_read_is_named() -> None:
         keys.finish(inert=())
 
 
+@pytest.mark.parametrize(("key", "known"), [("attention_multiplier", "attention_bias"), ("norm_2", "norm_1")])
+def test_another_key_is_no_misspelling(key: str, known: str) -> None:
+    keys = ConfigKeys({key: 1})
+    keys.count(known, default=0)
+    with pytest.raises(ValueError, match="which is not supported: it may change what the model computes"):
+        keys.finish(inert=())
+    with pytest.raises(ValueError, match=f"lacks the key '{known}'$"):
+        ConfigKeys({key: 1}).integer(known)
+
+
 def test_null_and_inert_keys_change_nothing() -> None:
     ConfigKeys({"sliding_window": None, "use_cache": True, "torch_dtype": "float16"}).finish(inert=INERT_KEYS)
 

@@ -170,13 +170,13 @@ def test_more_experts_than_tensors_are_refused_before_their_pieces_are_named(
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (lambda t: {k: v for k, v in t.items() if "1.e.1.up" not in k}, r"lacks mid\.1\.experts\.1\.up\.weight"),
+        (lambda t: {k: v for k, v in t.items() if "1.e.1.up" not in k}, r"lacks .*mid\.1\.experts\.1\.up\.weight"),
         (
             lambda t: t | {"layers.0.e.0.down.weight": torch.zeros(3, 4)},
-            r"mid\.0\.experts\.0\.down\.weight has shape \(3, 4\), config\.json asks for \(16, 4\)",
+            r"mid\.0\.experts\.0\.down\.weight\) has shape \(3, 4\), config\.json asks for \(16, 4\)",
         ),
-        (lambda t: t | {"layers.0.e.2.up.weight": torch.zeros(4, 16)}, r"holds mid\.0\.experts\.2\.up\.weight"),
-        (lambda t: t | {"layers.0.e.gate_up": torch.zeros(2, 8, 16)}, r"holds mid\.0\.experts\.\d\.\w+\.weight"),
+        (lambda t: t | {"layers.0.e.2.up.weight": torch.zeros(4, 16)}, r"holds .*mid\.0\.experts\.2\.up\.weight"),
+        (lambda t: t | {"layers.0.e.gate_up": torch.zeros(2, 8, 16)}, r"holds .*mid\.0\.experts\.\d\.\w+\.weight"),
     ],
     ids=["missing", "shape", "one too many", "both ways"],
 )

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_blocks.names import decider, from_hf_name, to_hf_name
+from llm_blocks.names import decider, from_hf_name, is_computed, to_hf_name
 
 NAMES = {
     "model.embed.weight": "begin.embed.weight",
@@ -57,6 +57,11 @@ def test_an_expert_has_a_number_of_its_own(layer: int, expert: int) -> None:
 def test_what_is_no_part_of_the_model_is_dropped(name: str) -> None:
     assert from_hf_name(MIXED, name) == ""
     assert decider(MIXED)(name) is None
+
+
+def test_a_dropped_buffer_is_told_from_a_dropped_part() -> None:
+    names = ["model.layers.7.attn.bias", "rope.freqs", "vision_tower.x", "vision_tower.layers.3.attn.bias"]
+    assert [is_computed(MIXED, name) for name in names] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

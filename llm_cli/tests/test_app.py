@@ -249,3 +249,18 @@ def test_a_stdout_that_takes_nothing(redirection: str, code: int, said: int) -> 
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (code, said), done.stderr
     assert "fault" not in done.stderr
+
+
+def test_a_misspelt_variable_is_told_without_its_value(
+    called: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was ignored without a word. Those of other commands and of other programs are none of it."""
+    monkeypatch.setenv("LLM_TEMPRATURE", "a-secret")
+    for name in ("LLM_TOKENIZER_DIR", "LLM_MIN_NEW_TOKENS", "LLM_MODEL", "LLM_TEST_DATA", "LLM_DEBUG"):
+        monkeypatch.setenv(name, "0")
+    assert run(["doctor"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        said == "warning: the environment variable LLM_TEMPRATURE means nothing here; did you mean LLM_TEMPERATURE?\n"
+    )
+    assert called[0]["temperature"] == 1.0

@@ -175,4 +175,15 @@ def test_a_claim_of_countless_layers_builds_none(folder: Path, capsys: pytest.Ca
     """A config.json with 2**27 layers made a module for each of them until the memory was gone."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2**27}))
-    refused(capsys, ["info", str(folder)], (1,), "config.json says the model has")
+    refused(capsys, ["info", str(folder)], (1,), "config.json: a model of 134217728 layers is not supported")
+
+
+@pytest.mark.parametrize("command", ["convert", "export"])
+def test_what_is_no_checkpoint_is_named_as_what_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A GGUF file was "no checkpoint by itself, as a llama2.c .bin file is"."""
+    file = folder.parent / "tiny.gguf"
+    file.touch()
+    argv = ["convert", str(file), "x"] if command == "convert" else ["export", "hf", str(file), "--out", "x"]
+    refused(capsys, argv, (1,), "tiny.gguf: GGUF files aren't read; give a folder in Hugging Face's form")

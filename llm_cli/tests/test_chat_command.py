@@ -151,3 +151,23 @@ def test_the_command_answers_a_pipe(
     assert run(["chat", str(instruct), "--precision", "32-true", "--temperature", "0", "--max_new_tokens", "5"]) == 0
     expected = [llm.generate("hello", temperature=0, max_new_tokens=count) for count in (5, 3)]
     assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
+
+
+@pytest.mark.parametrize(("budget", "words"), [(500, "the full context ended it"), (3, "max_new_tokens ended it")])
+def test_what_cut_an_answer_short_is_told(llm: LLM, capsys: pytest.CaptureFixture[str], budget: int, words: str):
+    """It was said to be one or the other."""
+    settings = {"max_new_tokens": budget, "temperature": 0, "ignore_eos": True}
+    talk(ChatSession(llm, settings=settings), reader(["hello"]))
+    assert words in capsys.readouterr().err
+
+
+def test_a_system_prompt_that_the_template_leaves_out_is_refused(
+    make_checkpoint: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = make_checkpoint()
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    assert run(["chat", str(folder), "--sys_prompt", "be kind"]) == 1
+    assert "no place for a system message" in capsys.readouterr().err

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import llm_blocks
+import llm_blocks.testing
 import llm_sepweight
 from llm_cli import conversion
 from llm_cli.app import run
@@ -190,14 +192,16 @@ def test_a_wrong_shape(source: Path, tmp_path: Path, capsys: Any) -> None:
     weights = load_file(source / "model.safetensors")
     weights["model.norm.weight"] = torch.ones(17)
     save_file(weights, source / "model.safetensors")
-    refused(capsys, tmp_path, source, "model.safetensors: end.norm.weight has shape (17,), config.json asks for (16,)")
+    refused(
+        capsys, tmp_path, source, "model.safetensors: model.norm.weight (here end.norm.weight) has shape (17,), config"
+    )
 
 
 def test_a_missing_tensor(source: Path, tmp_path: Path, capsys: Any) -> None:
     weights = load_file(source / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, source / "model.safetensors")
-    refused(capsys, tmp_path, source, "lacks end.norm.weight")
+    refused(capsys, tmp_path, source, "lacks model.norm.weight (here end.norm.weight)")
 
 
 def test_a_tensor_of_another_architecture(source: Path, tmp_path: Path, capsys: Any) -> None:
@@ -253,3 +257,43 @@ def test_a_flipped_byte_is_not_copied_under_new_checksums(source: Path, tmp_path
     assert run(["convert", str(tmp_path / "sep"), str(tmp_path / "again"), "--to", "sepweight"]) == 1
     assert "mid.00001.safetensors: damaged" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "export"])
+def test_the_text_part_of_a_model_that_sees_images_is_a_model_of_text(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy lacks what sees, so a config.json that promised it would make readers invent it, and the text too."""
+    seeing, copy = tmp_path / "seeing", tmp_path / "copy"
+    text = {
+        "model_type": "gemma3_text",
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "query_pre_attn_scalar": 8,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14, "vision_use_head": False}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": vision, "mm_tokens_per_image": 1}
+    whole |= {"boi_token_index": 90, "eoi_token_index": 91, "image_token_index": 98, "eos_token_id": [1, 106]}
+    reference = llm_blocks.testing.tiny_reference(whole, seeing)
+    ids = torch.randint(0, 80, (1, 12))
+    if command == "convert":
+        assert run(["convert", str(seeing), str(tmp_path / "between")]) == 0
+        assert run(["convert", str(tmp_path / "between"), str(copy)]) == 0
+    else:
+        assert run(["export", "hf", str(seeing), "--out", str(copy)]) == 0
+    assert "tensors (multi_modal_projector, vision_tower), which no gemma3_text has" in capsys.readouterr().err
+    config = json.loads((copy / "config.json").read_text())
+    assert (config["model_type"], config["eos_token_id"]) == ("gemma3_text", [1, 106])
+    with torch.no_grad():
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(copy)(ids).logits
+        torch.testing.assert_close(theirs, reference(ids).logits, rtol=1e-5, atol=1e-5)

@@ -120,3 +120,30 @@ def test_the_list_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Qwen/Qwen2.5-0.5B" in done.stdout
+
+
+def test_of_several_words_each_must_match(capsys: Any) -> None:
+    """A second word was refused as a second repository."""
+    found = lines(capsys, "pythia", "70m")
+    assert found[1:-1] == ["  EleutherAI/pythia-70m", "  EleutherAI/pythia-70m-deduped"]
+    assert run(["download", "list", "pythia", "gpt2"]) == 1
+    assert "has 'pythia' and 'gpt2' in its name; give fewer words" in capsys.readouterr().err
+    assert run(["download", "list", "qwen", "smollmm3"]) == 1
+    assert "has 'smollmm3' in its name; did you mean SmolLM3?" in capsys.readouterr().err
+
+
+def test_every_name_that_our_packages_know_is_in_the_table() -> None:
+    """`stablelm_epoch` was said to be of a package that is no part of this family."""
+    assert set(model_types()) <= set(TABLE)
+
+
+def test_a_name_without_its_owner_points_to_the_list(capsys: Any) -> None:
+    assert run(["download", "qwen"]) == 1
+    assert "'qwen' names no repository; write org/name, or find one with `llm download list qwen`" in (
+        capsys.readouterr().err
+    )
+
+
+def test_two_revisions_are_refused(capsys: Any) -> None:
+    assert run(["download", "https://huggingface.co/org/tiny/tree/dev", "--revision", "v1"]) == 2
+    assert "revision 'dev' and --revision says 'v1'" in capsys.readouterr().err

@@ -429,7 +429,8 @@ def test_options_of_a_subcommand_come_from_the_environment_too(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["export", "hf", "demo"], "the option --out of `llm export hf` needs a value"),
+        (["export", "hf", "demo"], "`llm export hf` needs the option --out, as in `llm export hf demo --out PATH`"),
+        (["export", "hf", "demo", "--out"], "the option --out of `llm export hf` needs a value"),
         (
             ["export", "hf", "demo", "--out", "x", "--dtpye", "float16"],
             "`llm export hf` has no option --dtpye; did you mean --dtype?",

@@ -146,3 +146,38 @@ def test_ids_take_no_system_prompt(generate: Any, instruct: Path):
 def test_a_seed_too_large_is_wrong_usage(generate: Any, instruct: Path):
     """The weights were read first, and the code was that of a failure."""
     assert "seed must be" in generate(instruct, "--seed", 2**63 - 1, "--num_samples", 2, code=2)[1]
+
+
+def test_a_full_context_is_told(generate: Any, instruct: Path):
+    """A text that ended there looked finished."""
+    arguments = ["--prompt", "hello", "--temperature", "0", "--ignore_eos", "--precision", "32-true"]
+    _, err = generate(instruct, *arguments, "--max_new_tokens", "500")
+    assert err.splitlines()[-1].startswith("the context of 128 tokens is full")
+    assert "is full" not in generate(instruct, *arguments, "--max_new_tokens", "12")[1]
+
+
+def test_a_system_prompt_that_the_model_would_never_see_is_refused(generate: Any, make_checkpoint: Any):
+    """Templates like Phi-3's leave it out without a word, Gemma's refuse it with four of them and no way out."""
+    silent = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    for template in (silent, refusing + silent):
+        folder = make_checkpoint()
+        (folder / "chat_template.jinja").write_text(template)
+        out, err = generate(folder, "--prompt", "hi", "--sys_prompt", "be kind", code=1)
+        assert out == ""
+        assert "no place for a system message" in err
+        assert "begin the prompt with its text" in err
+        generate(folder, "--prompt", "hi", *PRECISE)
+
+
+def test_another_models_tokenizer_is_told(generate: Any, make_checkpoint: Any, instruct: Path):
+    """Ids beyond its tokens became no text, and of ids beyond the model's the tokenizer was not suspected."""
+    folder = make_checkpoint(tokenizer=False, vocab_size=4000)
+    _, err = generate(folder, "--prompt", "hi", "--tokenizer_dir", instruct, *PRECISE)
+    assert err.splitlines()[0].startswith("warning: the tokenizer has 262 tokens and the model 4,000 ids")
+    padded = make_checkpoint(tokenizer=False, vocab_size=1024)
+    assert "warning" not in generate(padded, "--prompt", "hi", "--tokenizer_dir", instruct, *PRECISE)[1]
+    small = make_checkpoint(tokenizer=False, vocab_size=40)
+    _, err = generate(small, "--prompt", "hi", "--tokenizer_dir", instruct, *PRECISE, code=1)
+    assert "262 tokens and the model 40 ids" in err
+    assert "probably another model's tokenizer" in err

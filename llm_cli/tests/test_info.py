@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ import pytest
 
 import llm_blocks
 from llm_cli.app import run
+from llm_cli.checkpoints import open_checkpoint
+from llm_cli.description import describe
 from llm_cli.diagnosis import diagnose, problems
 
 SHAPE = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "rms_norm_eps": 1e-5}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "model_type": "llama"}
+WINDOWED = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "sliding_window": 32,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
 LINEAR = 2 * (16 * 16 * 2 + 8 * 16 * 2 + 24 * 16 * 3)
 PARAMETERS = LINEAR + 32 * 16 + 2 * 2 * 16 + 16
 
@@ -128,3 +139,84 @@ def test_doctor_tells_another_llm_and_what_is_missing() -> None:
         "torch is not installed",
         "the model that ships inside is missing",
     ]
+
+
+def made(folder: Path, model_type: str, /, **keys: Any) -> dict[str, Any]:
+    """What is told of a small random model of an architecture."""
+    config = llm_blocks.find(model_type).Config.from_hf({"model_type": model_type, **keys})
+    llm_blocks.save(llm_blocks.new_model(config), folder / model_type)
+    return describe(folder / model_type)
+
+
+def test_experts_are_counted_by_what_a_token_uses(tmp_path: Path, capsys: Any) -> None:
+    """Their matrices counted as unquantized, and nothing told of experts, heads or windows."""
+    found = made(tmp_path, "mixtral", **SHAPE, **WINDOWED, num_local_experts=8, num_experts_per_tok=2)
+    experts = 2 * 8 * 3 * 24 * 16
+    assert found | {"heads": 4, "kv_heads": 2, "experts": 8, "experts_per_token": 2} == found
+    assert found["active_parameters"] == found["parameters"] - experts * 6 // 8
+    assert found | {"sliding_window": 32, "windowed_layers": 2} == found
+    attention = 2 * (16 * 16 * 2 + 8 * 16 * 2)
+    quantized = experts + attention + 2 * 8 * 16 + 32 * 16  # and routers and head
+    scales = 2 * 8 * (2 * 24 + 16) + 2 * (16 + 8 + 8 + 16) + 2 * 8 + 32
+    assert found["memory"]["int8"]["weights"] == quantized + 2 * scales + 2 * (found["parameters"] - quantized)
+    assert run(["info", str(tmp_path / "mixtral")]) == 0
+    rows = {line.split("  ")[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line}
+    assert (rows["experts per token"], rows["sliding window"]) == ("2", "32")
+
+
+def test_transposed_matrices_count_as_matrices(tmp_path: Path) -> None:
+    """GPT-2's are no torch.nn.Linear, so only its head was counted."""
+    sizes = {"vocab_size": 32, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    found = made(tmp_path, "gpt2", **sizes)
+    quantized, scales = 2 * 12 * 16 * 16, 2 * (3 * 16 + 16 + 4 * 16 + 16)
+    assert found["memory"]["int8"]["weights"] == quantized + 2 * scales + 2 * (found["parameters"] - quantized)
+    assert found | {"heads": 4, "kv_heads": None, "experts": None, "sliding_window": None} == found
+
+
+def test_the_table_says_that_nothing_is_quantized_yet(folder: Path, capsys: Any) -> None:
+    run(["info", str(folder)])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("this version doesn't quantize yet")
+
+
+def test_tensors_of_no_use_are_told(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("model.vision_tower.a.weight", "vision_tower.b", "multi_modal_projector.c", "model.layers.61.norm.weight")
+    checkpoint = replace(open_checkpoint(folder), left_out=names)
+    monkeypatch.setattr("llm_cli.description.open_checkpoint", lambda *_, **__: checkpoint)
+    run(["info", str(folder)])
+    assert "left out         4 tensors (vision_tower, multi_modal_projector, layers.61)" in capsys.readouterr().out
+
+
+def test_a_part_of_a_model_is_described(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """What one host holds was refused, for what the others hold."""
+    run(["convert", str(folder), str(tmp_path / "sep")])
+    whole = describe(tmp_path / "sep")
+    for name in ("mid.00001", "end"):
+        (tmp_path / "sep" / f"{name}.safetensors").unlink()
+    part = describe(tmp_path / "sep")
+    assert (whole["part"], part["part"], part["layers"], part["files"]) == (None, "b 0-1 of 2 layers", 2, 2)
+    assert part["parameters"] == 32 * 16 + (PARAMETERS - 32 * 16 - 16) // 2
+    cache = [found["memory"]["bf16"]["cache_per_1024_tokens"] for found in (part, whole)]
+    assert 2 * cache[0] == cache[1]
+    (tmp_path / "sep" / "begin.safetensors").unlink()
+    assert describe(tmp_path / "sep")["part"] == "0-1 of 2 layers"
+    capsys.readouterr()
+    assert run(["convert", str(tmp_path / "sep"), str(tmp_path / "hf")]) == 1
+    assert "mid.1.*" in capsys.readouterr().err
+
+
+def test_a_whole_model_with_a_gap_is_no_part(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    run(["convert", str(folder), str(tmp_path / "sep")])
+    (tmp_path / "sep" / "mid.00000.safetensors").unlink()
+    assert run(["info", str(tmp_path / "sep")]) == 1
+    assert "mid.0.*" in capsys.readouterr().err
+
+
+def test_presets_are_listed(capsys: Any) -> None:
+    """No command named them, and LLM.load(init="random") only for a wrong one."""
+    assert run(["info", "--presets"]) == 0
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert set(told["mixtral"].split(", ")) == set(llm_blocks.find("mixtral").PRESETS)
+    assert "RefinedWeb" not in told  # another name of falcon
+    assert run(["info", "--presets", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["presets"].keys() == told.keys()
+    assert run(["info", "demo", "--presets"]) == 2

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from llm_cli import LLM
+from llm_cli.belonging import TokenizerWarning
 from llm_cli.completion import Completion
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
@@ -319,3 +320,29 @@ def test_a_misspelt_keyword_names_the_nearest(llm: LLM, keyword: str, words: str
         llm.benchmark(prompt="hello", **wrong)
     with pytest.raises(ValueError, match=re.escape(words)):
         llm.generate("hello", stream=True, **wrong)
+
+
+def test_a_system_message_among_messages_needs_a_place_too(make_checkpoint: Callable[..., Path]):
+    folder = make_checkpoint()
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    )
+    llm = fp32(folder)
+    question = {"role": "user", "content": "hi"}
+    with pytest.raises(ValueError, match="no place for a system message"):
+        llm.encode([{"role": "system", "content": "be kind"}, question])
+    assert llm.encode([question]) == llm.encode("hi")
+
+
+def test_repr_tells_what_is_loaded(instruct: Path):
+    llm = LLM.load(instruct, distribute=None)
+    assert repr(llm) == f"<LLM llama: weights not read yet, {str(instruct)!r}>"
+    llm.distribute(accelerator="cpu", precision="16-true")
+    count = sum(parameter.numel() for parameter in llm.model.parameters())
+    assert repr(llm) == f"<LLM llama: {count:,} parameters, float16 on cpu, {str(instruct)!r}>"
+
+
+def test_another_models_tokenizer_is_warned_of(make_checkpoint: Callable[..., Path], instruct: Path):
+    folder = make_checkpoint(tokenizer=False, vocab_size=4000)
+    with pytest.warns(TokenizerWarning, match="262 tokens and the model 4,000 ids"):
+        LLM.load(folder, tokenizer_dir=instruct, distribute=None)

@@ -150,3 +150,36 @@ def test_a_name_that_begins_with_the_home_of_nobody() -> None:
 def test_a_text_in_the_place_of_a_model_names_the_option() -> None:
     with pytest.raises(ModelNotFoundError, match="goes behind --prompt"):
         resolve("Tell me a story")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "org/tiny/",
+        "https://huggingface.co/org/tiny",
+        "https://huggingface.co/org/tiny/tree/main/",
+        "hf.co/org/tiny?x=1",
+    ],
+)
+def test_the_address_of_a_page_is_the_repository(downloads: Any, name: str) -> None:
+    resolve(name)
+    assert [called for called, _, _ in downloads] == ["org/tiny"]
+
+
+def test_the_address_of_another_revision_is_not_taken_for_main(downloads: Any) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"`llm download https://huggingface\.co/org/tiny/tree/dev`"):
+        resolve("https://huggingface.co/org/tiny/tree/dev")
+    assert downloads == []
+    assert models.hub_repository("https://huggingface.co/org/tiny/tree/dev") == ("org/tiny", "dev")
+    assert models.hub_repository("https://huggingface.co/datasets/org/tiny")[0].startswith("https:")
+
+
+def test_weights_of_another_kind_say_what_they_are(tmp_path: Path):
+    """They were told to use `llm convert`, which can't read them either."""
+    file, adapter = tmp_path / "tiny.gguf", tmp_path / "adapter"
+    file.write_bytes(b"GGUF")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    for path, told in ((file, "GGUF files aren't read"), (adapter, "give its base model 'org/base'")):
+        with pytest.raises(ModelNotFoundError, match=told):
+            resolve(path)

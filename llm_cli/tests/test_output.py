@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from llm_cli.app import run
-from llm_cli.output import visible, write_json, write_lines, write_text
+from llm_cli.output import noticed, visible, write_json, write_lines, write_text
 
 HARM = "a\x1b]0;title\x07\x1b[2Jb\rc\x9b31m\td\ne\x7f é"
 HARMLESS = "a␛]0;title␇␛[2Jbc\ufffd31m\td\ne␡ é"
@@ -60,3 +61,11 @@ def test_a_console_that_lacks_characters_gets_question_marks():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"ll?ma\n", b"")
+
+
+def test_only_warnings_of_the_kind_become_lines(capsys: pytest.CaptureFixture[str]):
+    with noticed(UserWarning):
+        warnings.warn("odd\x1b[2J", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: odd␛[2J\n"
+    with pytest.raises(DeprecationWarning, match="old"), noticed(UserWarning):  # as the tests have it
+        warnings.warn("old", DeprecationWarning, stacklevel=1)

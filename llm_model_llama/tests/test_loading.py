@@ -61,7 +61,7 @@ def test_biases_that_config_json_does_not_mention_are_refused(folder: Path) -> N
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"]["model.layers.0.self_attn.q_proj.bias"] = shard.name
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsError, match=rf"{shard.name}: holds mid\.0\.attention\.q\.bias"):
+    with pytest.raises(WeightsError, match=rf"{shard.name}: holds model\.layers\.0\.self_attn\.q_proj\.bias"):
         llm_model_llama.load(folder)
 
 
@@ -79,7 +79,7 @@ def test_a_missing_and_a_truncated_shard_are_named(folder: Path) -> None:
 def test_a_wrong_width_is_named_with_both_shapes(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 25}))
-    with pytest.raises(WeightsError, match=r"mlp\.gate\.weight has shape \(24, 16\), config\.json asks for \(25, 16\)"):
+    with pytest.raises(WeightsError, match=r"gate_proj.* has shape \(24, 16\), config\.json asks for \(25, 16\)"):
         llm_model_llama.load(folder)
 
 

@@ -238,7 +238,7 @@ def test_a_share_of_one_is_written_down() -> None:
         ("gpt_neox", {"partial_rotary_factor": 1.0}, "rotary_pct is 0.25, but .* say 1.0"),
         ("gpt_neox", {"rope_scaling": ["linear"]}, "rope_scaling in config.json must be an object"),
         ("gpt_neox", {"use_parallel_residual": 1}, "use_parallel_residual in config.json must be true or false"),
-        ("gpt_neox", {"rotary_percentage": 0.25}, "'rotary_percentage' = 0.25, .* did you mean 'rotary_pct'"),
+        ("gpt_neox", {"rotary_pcnt": 0.25}, "'rotary_pcnt' = 0.25, .* did you mean 'rotary_pct'"),
         ("gpt_neox", {"quantization_config": {"bits": 4}}, "its weights are quantized; use the unquantized"),
         ("gpt2", {"n_positions": None}, "lacks the key 'n_positions'"),
         ("gpt2", {"activation_function": "quick_gelu"}, "got 'quick_gelu'"),

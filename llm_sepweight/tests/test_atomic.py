@@ -144,3 +144,28 @@ def test_a_killed_process_leaves_only_temporary_names(tmp_path):
     left = os.listdir(tmp_path)
     assert len(left) == 2
     assert all(name.startswith(".") and ".tmp-" in name for name in left)
+
+
+def test_a_missing_folder_is_told_with_the_destination(tmp_path):
+    """The error named a temporary file that nobody had asked for."""
+    target = tmp_path / "absent" / "model.gguf"
+    with pytest.raises(FileNotFoundError, match=f"no folder '{target.parent}'") as caught, atomic_file(target):
+        pass
+    assert caught.value.filename == str(target)
+
+
+@pytest.mark.skipif(os.name == "nt" or not os.getuid(), reason="whoever is root may write anywhere")
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_a_folder_that_cannot_be_written_is_told_with_the_destination(tmp_path, make):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError) as caught, make(tmp_path / "a"):
+        pass
+    tmp_path.chmod(0o700)
+    assert caught.value.filename == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_a_name_too_long_is_told_as_it_was_given(tmp_path, make):
+    with pytest.raises(OSError, match="too long") as caught, make(tmp_path / ("é" * 180)):
+        pass
+    assert caught.value.filename == str(tmp_path / ("é" * 180))

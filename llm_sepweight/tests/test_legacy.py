@@ -304,7 +304,7 @@ def test_the_end_of_a_tied_model_needs_the_file_of_its_embedding(tmp_path, secti
     (tmp_path / "w" / "begin.safetensors").rename(tmp_path / "begin.safetensors")
     with llm_sepweight.open(tmp_path / "w") as weights:
         assert len(weights.part("2-3").names) == 2
-        with pytest.raises(WeightsError, match=r"begin\.embed_tokens\.weight, to which end\.lm_head\.weight is tied"):
+        with pytest.raises(WeightsError, match=r"to which end\.lm_head\.weight is tied; .* \(begin\.safetensors\)"):
             weights.part("2-3 e")
     (tmp_path / "n").mkdir()
     (tmp_path / "w" / "sepweight.json").rename(tmp_path / "n" / "sepweight.json")

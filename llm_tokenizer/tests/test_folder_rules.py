@@ -240,3 +240,11 @@ def test_an_added_token_that_the_folder_names_is_special(folder: Any, config: di
     assert loaded.decode(ids) == "ab"
     assert loaded.decode(ids, skip_special=False) == "a<|im_end|>b"
     assert len(loaded.encode("<|im_end|>", parse_special=False)) == 10
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer.bin", "vocab.json"])
+def test_what_git_leaves_without_lfs_is_named_as_that(tmp_path: Path, name: str) -> None:
+    """It was called a file that the tokenizers library can't read, expected value at line 1."""
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n")
+    with pytest.raises(TokenizerError, match=rf"{name}: a Git LFS pointer .*'git lfs pull'"):
+        Tokenizer.load(tmp_path)

@@ -1,6 +1,5 @@
 """Find an architecture or an importer without importing any by name: packages announce themselves by entry point."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llm_blocks.spelling import misspelt
 from llm_sepweight import Weights
 
 ARCHITECTURES = "llm_blocks.architectures"
@@ -69,7 +69,8 @@ def _find(group: str, what: str, wanted: object, advice: str) -> Any:
     if isinstance(wanted, str) and wanted in entries:
         return entries[wanted].load()
     shown = str(wanted)[:100]  # it may come from a stranger's file
-    near = difflib.get_close_matches(shown, entries, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    # A known name with something behind it, such as olmoe, is a relative and no misspelling.
+    near = misspelt(shown, (name for name in entries if not shown.startswith(name)), cutoff=0.88)
+    hint = f"did you mean {near!r}? Installed are" if near else "installed are"
     known = ", ".join(sorted(entries)) or "none"
-    raise ArchitectureError(f"no installed package implements {what} {shown!r}: {hint}Installed: {known}; {advice}")
+    raise ArchitectureError(f"no installed package implements {what} {shown!r}: {hint} {known}; {advice}")

@@ -1,8 +1,9 @@
 """Reading a config.json key by key, so that a missing, misspelt or unsupported key raises and is named."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
+
+from llm_blocks.spelling import misspelt
 
 T = TypeVar("T")
 
@@ -193,8 +194,8 @@ class ConfigKeys:
         for key, value in self.raw.items():
             if key in self.read or key in inert or value is None:
                 continue
-            near = difflib.get_close_matches(key[:100], self.read, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "it may change what the model computes"
+            near = misspelt(key[:100], self.read)
+            hint = f"did you mean {near!r}?" if near else "it may change what the model computes"
             raise ValueError(
                 f"{self.where} has the key {_shown(key)} = {_shown(value)}, which is not supported: {hint}"
             )
@@ -221,8 +222,8 @@ class ConfigKeys:
         if value is not None:
             return value
         if default is _MISSING:
-            near = difflib.get_close_matches(key, set(self.raw) - self.read, n=1)
-            hint = f"; it has {near[0]!r}, which may be a misspelling" if near else ""
+            near = misspelt(key, self.raw.keys() - self.read)
+            hint = f"; it has {near!r}, which may be a misspelling" if near else ""
             raise ValueError(f"{self.where} lacks the key {key!r}{hint}")
         return default
 

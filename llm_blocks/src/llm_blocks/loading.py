@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 import llm_sepweight
-from llm_blocks.architectures import claimed_by, find, find_importer
+from llm_blocks.architectures import ArchitectureError, claimed_by, find, find_importer
+from llm_blocks.checking import EMBEDDING, HEAD, check, is_quantized, require_layers
 from llm_blocks.meta import without_storage
-from llm_blocks.mlp import Experts
-from llm_blocks.names import decider
-from llm_blocks.parameters import assign, listed, pieces, shared_names
+from llm_blocks.names import decider, is_computed
+from llm_blocks.parameters import assign, pieces
 from llm_blocks.slices import part_layers
-from llm_sepweight import PartSpec, Weights, WeightsError, split_name
-
-_EMBEDDING, _HEAD = "begin.embed.weight", "end.head.weight"
+from llm_sepweight import PartSpec, Weights, WeightsError
+from llm_sepweight.unread import why_unread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,15 @@ class Checkpoint:
     raw: dict[str, Any]
     config: Any
     weights: Weights
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The file's names of tensors that this architecture has no use for, such as those of an image tower.
+
+        Buffers that follow from config.json don't count, and neither does the second copy of a tied tensor.
+        """
+        names = find(self.config.model_type).NAMES
+        return tuple(name for name in self.weights.dropped if not is_computed(names, name))
 
     def __enter__(self) -> Self:
         return self
@@ -51,9 +60,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if kind is not None:
         config, weights = find_importer(kind).open(path)
         return Checkpoint(kind=kind, path=path, raw=config.to_hf(), config=config, weights=weights)
-    raw = read_config(path)
-    architecture = find(raw.get("model_type"))
-    config = architecture.Config.from_hf(raw)
+    raw, architecture, config = _read(path)
     weights = llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path, num_layers=config.num_layers))
     kind = "sepweight" if weights.layout.startswith("sepweight") else "hf"
     return Checkpoint(kind=kind, path=path, raw=raw, config=config, weights=weights)
@@ -65,8 +72,30 @@ def load_config(path: str | Path) -> Any:
     if _foreign(path) is not None:
         with open_checkpoint(path) as checkpoint:
             return checkpoint.config
-    raw = read_config(path)
-    return find(raw.get("model_type")).Config.from_hf(raw)
+    return _read(path)[2]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], ModuleType, Any]:
+    """The config.json of a folder, the architecture that it names, and that one's Config."""
+    raw, file = read_config(path), path / "config.json"
+    if raw.get("model_type") is None:
+        raise ArchitectureError(
+            f"{file} lacks the key 'model_type', which names the architecture; take the file as the model's repository "
+            "has it, or add the key"
+        )
+    try:
+        architecture = find(raw["model_type"])
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{file}: {error}") from error
+    try:
+        config = architecture.Config.from_hf(raw)
+        part_layers("f", config.num_layers)  # refuses more layers than any model has
+        return raw, architecture, config
+    except ValueError as error:
+        # A Config is made of any dictionary and calls it config.json, if anything; the file itself is known here.
+        said = str(error)
+        named = said.replace("config.json", str(file), 1) if "config.json" in said else f"{file}: {said}"
+        raise ValueError(named) from error
 
 
 def _foreign(path: Path) -> str | None:
@@ -75,7 +104,11 @@ def _foreign(path: Path) -> str | None:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a checkpoint folder; WeightsError names the file when it is missing or malformed."""
-    return dict(llm_sepweight.read_json(Path(path) / "config.json"))
+    path = Path(path)
+    unread = None if (path / "config.json").exists() or not path.exists() else why_unread(path)
+    if unread is not None:  # an adapter or a GGUF file, for which a config.json would be no help
+        raise WeightsError(unread)
+    return dict(llm_sepweight.read_json(path / "config.json"))
 
 
 def load(
@@ -93,6 +126,8 @@ def load(
     model_type, ValueError for a config.json or a part that can't be honoured, WeightsError for a tensor that is
     missing, unexpected or of another shape than config.json says.
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating dtype of torch, such as torch.float16, not {dtype!r}")
     with open_checkpoint(path) as checkpoint:
         config, weights = checkpoint.config, checkpoint.weights
         _, layers = part_layers(part, config.num_layers)
@@ -101,17 +136,6 @@ def load(
             model = find(config.model_type).Model(config, part)
         fill(model, weights, device=device, dtype=dtype, trainable=trainable)
     return model.eval()
-
-
-def require_layers(weights: Weights, layers: range, *, source: str = "config.json") -> None:
-    """WeightsError unless the sectioned `weights` have each of these layers, which the file `source` asks for.
-
-    To be called before modules are made: the file may claim any number of layers, and each costs time and memory.
-    """
-    present = {split_name(name)[0] for name in weights.names}
-    missing = next((layer for layer in layers if ("mid", layer) not in present), None)
-    if missing is not None:
-        raise WeightsError(f"{weights.path}: lacks mid.{missing}.*, which {source} says the model has")
 
 
 def fill(
@@ -142,76 +166,13 @@ def fill(
                 weights.read(sources[name], out=view)
 
 
-def check(model: Any, weights: Weights) -> dict[str, str]:
-    """Compare a model, which may be on the meta device, with the headers of sectioned `weights`.
-
-    Gives the name of each parameter, or of each piece of one that is stored in pieces -> the name in the weights that
-    holds it. WeightsError for a tensor that is missing, unexpected, quantized or of another shape.
-    """
-    sources = _sources(model, weights)
-    _compare(model, weights, sources)
-    return sources
-
-
-def _sources(model: Any, weights: Weights) -> dict[str, str]:
-    """The first name of each parameter, or each of its pieces -> the name in the weights that holds it."""
-    _require_experts(model, weights)
-    sources: dict[str, str] = {}
-    tied = {_EMBEDDING, _HEAD} if model.config.tie_embeddings else set()
-    parts = pieces(model)
-    for names in shared_names(model):
-        if names[0] in parts and names[0] not in weights:
-            sources |= {piece: piece for piece in parts[names[0]]}
-            continue
-        wanted = (_EMBEDDING, _HEAD) if tied.intersection(names) else names  # a file may have either
-        sources[names[0]] = next((name for name in wanted if name in weights), names[0])
-    missing = [name for name, source in sources.items() if source not in weights]
-    if missing:
-        raise WeightsError(f"{weights.path}: lacks {listed(missing)}, which config.json says the model has")
-    return sources
-
-
-def _require_experts(model: Any, weights: Weights) -> None:
-    """WeightsError for more experts than there are tensors: config.json may claim many, and each piece has a name."""
-    found = ((path, module) for path, module in model.named_modules() if isinstance(module, Experts))
-    wanted = sum(3 * module.down.size(0) for path, module in found if f"{path}.down" not in weights)
-    if wanted > len(weights.names):
-        raise WeightsError(
-            f"{weights.path}: holds {len(weights.names)} tensors, too few for the {wanted} of experts alone that "
-            "config.json asks for"
-        )
-
-
-def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
-    shapes: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    for name, parts in pieces(model).items():
-        if name not in sources:
-            del shapes[name]
-            shapes |= parts
-    sections = {name.rpartition(".")[0].split(".")[0] for name in shapes} - {"mid"}
-    sections |= {".".join(name.split(".")[:2]) for name in shapes if name.startswith("mid.")}
-    for name in weights.names:
-        words = name.split(".")
-        section = ".".join(words[:2]) if words[0] == "mid" else words[0]
-        beyond = words[0] == "mid" and int(words[1]) >= model.config.num_layers
-        tied_head = name == _HEAD and model.config.tie_embeddings
-        if (section in sections or beyond) and name not in shapes and not tied_head:
-            raise WeightsError(f"{weights.info(name).file}: holds {name}, which config.json says the model hasn't")
-    for name, source in sources.items():
-        info, shape = weights.info(source), tuple(shapes[name].shape)
-        if tuple(info.shape) != shape:
-            raise WeightsError(f"{info.file}: {source} has shape {tuple(info.shape)}, config.json asks for {shape}")
-        if _is_quantized(info.dtype):
-            raise WeightsError(f"{info.file}: {source} is {info.dtype}; quantized weights are not supported here")
-
-
 def check_tied(weights: Weights) -> None:
     """A tied checkpoint may store the head a second time, but then it must be the embedding."""
-    if _HEAD not in weights or _EMBEDDING not in weights or _HEAD in weights.tied or _EMBEDDING in weights.tied:
+    if HEAD not in weights or EMBEDDING not in weights or HEAD in weights.tied or EMBEDDING in weights.tied:
         return
-    if not torch.equal(weights.read(_HEAD), weights.read(_EMBEDDING)):
+    if not torch.equal(weights.read(HEAD), weights.read(EMBEDDING)):
         raise WeightsError(
-            f"{weights.info(_HEAD).file}: the head differs from the embedding, though config.json ties them; "
+            f"{weights.info(HEAD).file}: the head differs from the embedding, though config.json ties them; "
             "set tie_word_embeddings to false there"
         )
 
@@ -224,10 +185,6 @@ def main_dtype(weights: Weights) -> torch.dtype:
     sizes: dict[torch.dtype, int] = {}
     for name in weights.names:
         info = weights.info(name)
-        if not _is_quantized(info.dtype):
+        if not is_quantized(info.dtype):
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
     return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
-
-
-def _is_quantized(dtype: torch.dtype) -> bool:
-    return not dtype.is_floating_point or dtype.itemsize == 1

@@ -52,6 +52,15 @@ def from_hf_name(names: Names, key: str) -> str:
     return _translate(names, key, "this architecture has no tensor of that name")
 
 
+def is_computed(names: Names, key: str) -> bool:
+    """Whether Hugging Face's name is that of a buffer which follows from config.json, such as a causal mask.
+
+    The decider drops it as it drops a part that the model lacks, but nothing is lost with it.
+    """
+    # A table drops buffers by their whole names, and parts of a model by what their names begin with.
+    return key.endswith(_COMPUTED) or _pattern(key) in {theirs for theirs, ours in names.items() if not ours}
+
+
 def to_hf_name(names: Names, sectioned: str) -> str:
     """Hugging Face's name of our tensor; ValueError if the table doesn't have it."""
     reverse: dict[str, str] = {}
@@ -68,13 +77,17 @@ def _is_beyond(names: Names, key: str, num_layers: int) -> bool:
 
 
 def _translate(table: Names, name: str, otherwise: str) -> str:
-    numbers = _NUMBER.findall(name)
-    pattern = name
-    for placeholder in ("{i}", "{e}"):
-        pattern = _NUMBER.sub(placeholder, pattern, count=1)
+    numbers, pattern = _NUMBER.findall(name), _pattern(name)
     if len(numbers) > 2 or pattern not in table:
         raise ValueError(f"unknown tensor {name[:200]!r}: {otherwise}")
     found = table[pattern]
     for placeholder, number in zip(("{i}", "{e}"), numbers, strict=False):
         found = found.replace(placeholder, number)
     return found
+
+
+def _pattern(name: str) -> str:
+    """The name with the placeholders of a table in the place of its first two numbers."""
+    for placeholder in ("{i}", "{e}"):
+        name = _NUMBER.sub(placeholder, name, count=1)
+    return name

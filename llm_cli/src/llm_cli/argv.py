@@ -7,10 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llm_cli.errors import nearest
+from llm_cli.output import write_notice
+
 if TYPE_CHECKING:
     from cyclopts import App
     from cyclopts.argument import Argument, ArgumentCollection
 
+PREFIX = "LLM_"
+OTHER_VARIABLES = {"LLM_CHECKPOINT_DIR", "LLM_DEBUG", "LLM_TEST_DATA"}
 OPTION = re.compile(r"--?[A-Za-z][\w.\-]*(=.*)?", re.DOTALL)
 
 
@@ -34,13 +39,16 @@ def normalise(app: App, argv: Sequence[str]) -> list[str]:
     """The command line with values bound to their options where the parser would misread them.
 
     `--multiline true` becomes `--multiline=true`, and a value that begins with a hyphen but can't be an option,
-    as in `--prompt "- milk"`, is bound by `=` too. Everything after `--` stays as it is.
+    as in `--prompt "- milk"`, is bound by `=` too. Everything after `--` stays as it is. A variable of the environment
+    that misspells an option of the command is told on stderr, for the parser would never see it.
     """
     tokens = list(argv)
     command, i = command_of(app, tokens)
     if i == 0 or command.default_command is None:
         return tokens
     arguments = command.assemble_argument_collection()
+    for notice in misspelt_variables(app, arguments):
+        write_notice(notice)
     result = tokens[:i]
     while i < len(tokens):
         following = tokens[i + 1] if i + 1 < len(tokens) else None
@@ -53,6 +61,36 @@ def normalise(app: App, argv: Sequence[str]) -> list[str]:
         result.append(tokens[i])
         i += 1
     return result
+
+
+def misspelt_variables(app: App, arguments: ArgumentCollection) -> list[str]:
+    """A sentence for each LLM_ variable that means nothing and is spelt almost like an option; values are never told.
+
+    `arguments` are those of the command that runs; variables of other commands and of other programs may be set too.
+    """
+    known = {name.removeprefix(PREFIX) for name in _variables(arguments)}
+    given = (name.removeprefix(PREFIX) for name in sorted(os.environ) if name.startswith(PREFIX))
+    near = {name: nearest(name, known) for name in given if name not in known}
+    if not any(near.values()):
+        return []  # the usual case: other commands need not be imported to see what their options are called
+    meaningful = _all_variables(app) | OTHER_VARIABLES
+    return [
+        f"warning: the environment variable {PREFIX}{name} means nothing here; did you mean {PREFIX}{other}?"
+        for name, other in near.items()
+        if other is not None and PREFIX + name not in meaningful
+    ]
+
+
+def _variables(arguments: ArgumentCollection) -> set[str]:
+    """The environment variables of a command's options."""
+    options = (argument.name for argument in arguments if argument.parse and argument.index is None)
+    return {PREFIX + name.lstrip("-").upper().replace("-", "_").replace(".", "_") for name in options}
+
+
+def _all_variables(app: App) -> set[str]:
+    """The environment variables of the options of every command below `app`."""
+    own = set() if app.default_command is None else _variables(app.assemble_argument_collection())
+    return own.union(*(_all_variables(app[name]) for name in app if not name.startswith("-")))
 
 
 def find(arguments: ArgumentCollection, token: str) -> Argument | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_cli.belonging import NO_SYSTEM, takes_system
 from llm_cli.errors import suggestion
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache
@@ -80,9 +81,11 @@ class ChatSession:
         self._sent_from = 0
 
     def set_system(self, text: str | None) -> None:
-        """Set or (None) remove the system prompt. Raises ValueError for a model without a chat template."""
+        """Set or (None) remove the system prompt. Raises ValueError where the chat template has no place for it."""
         if text is not None and not self._templated:
             raise ValueError("a system prompt needs a chat template, and this model has none; say it in the prompt")
+        if text is not None and not takes_system(self._llm.tokenizer):
+            raise ValueError(NO_SYSTEM)
         self.sys_prompt = text
 
     def set(self, key: str, value: str) -> Any:
@@ -113,8 +116,8 @@ class ChatSession:
             with atomic_file(target) as file:
                 file.write(text.encode() + b"\n")
         except OSError as error:
-            why = (error.strerror or type(error).__name__).lower()
-            raise ValueError(f"cannot write '{target}': {why}; give another path") from error
+            why = error.strerror or type(error).__name__
+            raise ValueError(f"cannot write '{target}': {why[:1].lower()}{why[1:]}; give another path") from error
         return target
 
     def _respond(self, messages: list[Message]) -> Generator[str, None, None]:

@@ -12,12 +12,14 @@ import torch
 
 import llm_blocks
 from llm_blocks.architectures import claimed_by
-from llm_blocks.loading import check, require_layers
+from llm_blocks.checking import check, require_layers
 from llm_blocks.loading import open_checkpoint as open_weights
 from llm_blocks.meta import without_storage
+from llm_blocks.slices import part_layers
 from llm_cli.hub_files import SMALL
-from llm_sepweight import Weights, WeightsError
+from llm_sepweight import Weights, WeightsError, split_name
 from llm_sepweight.stored import target_dtype
+from llm_sepweight.unread import why_unread
 
 EMBEDDING, HEAD = "begin.embed.weight", "end.head.weight"
 TEMPLATES = "additional_chat_templates"
@@ -25,19 +27,30 @@ TEMPLATES = "additional_chat_templates"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint on disk. `raw` is its config.json, or what that would be in a foreign format."""
+    """A checkpoint on disk. `raw` is its config.json, or what that would be in a foreign format.
+
+    `left_out` has the file's names of tensors that the architecture has no use for, such as those of an image tower.
+    `part` is what the weights are of the model: everything (f), unless a part was allowed when it was opened.
+    """
 
     kind: str  # "hf", "sepweight", or the name of an importer
     path: Path
     config: Any
     raw: dict[str, Any]
     weights: Weights
+    left_out: tuple[str, ...] = ()
+    part: str = "f"
+
+    @property
+    def parts_left_out(self) -> list[str]:
+        """What is left out, by the beginnings of the names: vision_tower, or layers.61."""
+        return list(dict.fromkeys(map(_beginning, self.left_out)))
 
     @cached_property
     def skeleton(self) -> Any:
         """The model without memory behind it, for its shapes."""
         with without_storage():
-            return llm_blocks.find(self.config.model_type).Model(self.config)
+            return llm_blocks.find(self.config.model_type).Model(self.config, self.part)
 
     def names(self) -> dict[str, str]:
         """The name of each tensor to copy -> the name that stores it: begin, layers upward, end.
@@ -71,14 +84,42 @@ class Checkpoint:
         return found | {f"{TEMPLATES}/{p.name}": p for p in sorted((self.path / TEMPLATES).glob("*.jinja"))}
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at a path. Raises ValueError (WeightsError, ArchitectureError) for anything it can't be."""
+def open_checkpoint(path: Path, *, partial: bool = False) -> Checkpoint:
+    """The checkpoint at a path. Raises ValueError (WeightsError, ArchitectureError) for anything it can't be.
+
+    `partial` takes a sepweight folder that holds a part of the model too, as a host has that runs some of its layers.
+    """
     _require_kind(path)
     opened = open_weights(path)
-    found = Checkpoint(kind=opened.kind, path=path, config=opened.config, raw=opened.raw, weights=opened.weights)
-    require_layers(found.weights, range(found.config.num_layers))  # before a module is made for each that is claimed
+    part = _part_of(opened.weights) if partial and opened.kind == "sepweight" else "f"
+    _, layers = part_layers(part, opened.config.num_layers)
+    found = Checkpoint(
+        kind=opened.kind,
+        path=path,
+        config=opened.config,
+        raw=opened.raw,
+        weights=opened.weights,
+        left_out=opened.left_out,
+        part=part,
+    )
+    require_layers(found.weights, layers)  # before a module is made for each that is claimed
     check(found.skeleton, found.weights)
     return found
+
+
+def _part_of(weights: Weights) -> str:
+    """The part spec of the sections that are there: "f" for all of them, and where they are no piece that could run."""
+    stored = [name for name in weights.names if name not in weights.tied]  # a tied head is at hand without an end
+    sections = {split_name(name)[0] for name in stored}
+    layers = [layer for kind, layer in sections if kind == "mid"]
+    begin, end = ((kind, 0) in sections for kind in ("begin", "end"))
+    mid = [f"{min(layers)}-{max(layers) + 1}"] if layers else []
+    spec = " ".join(["b"] * begin + mid + ["e"] * end)
+    try:
+        _, run = part_layers(spec, weights.num_layers)
+    except ValueError:
+        return "f"
+    return "f" if begin and end and len(run) == weights.num_layers else spec
 
 
 def _require_kind(path: Path) -> None:
@@ -86,6 +127,9 @@ def _require_kind(path: Path) -> None:
         return
     if not path.exists():
         raise WeightsError(f"'{path}' does not exist; give a checkpoint folder, or a llama2.c .bin file")
+    unread = why_unread(path)
+    if unread is not None:
+        raise WeightsError(unread)
     if path.is_file():
         raise WeightsError(
             f"'{path}' is no checkpoint by itself, as a llama2.c .bin file is; give the folder that has config.json"
@@ -94,3 +138,9 @@ def _require_kind(path: Path) -> None:
         f"'{path}' is no checkpoint: it holds neither config.json nor Meta's params.json with consolidated.*.pth; "
         "give the folder that does"
     )
+
+
+def _beginning(name: str) -> str:
+    """`vision_tower` of `model.vision_tower.embed.weight`, and `layers.61` of `model.layers.61.norm.weight`."""
+    words = name.removeprefix("model.").split(".")
+    return ".".join(words[:2] if words[1:2] and words[1].isdigit() else words[:1])

@@ -39,6 +39,10 @@ class Completion:
         """Seconds from the first generated token to the last: decoding without the prompt."""
         return self.seconds - self.first_token_seconds
 
+    def context_ended(self, max_new_tokens: int) -> bool:
+        """Whether it ended because the context is full, before it had `max_new_tokens`."""
+        return self.finish_reason == "length" and len(self.token_ids) < max_new_tokens
+
     @property
     def tokens_per_second(self) -> float | None:
         """Speed of decoding, without the prompt and the first token, which comes with it; None below two tokens."""

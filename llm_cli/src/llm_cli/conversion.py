@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import llm_blocks
 import llm_sepweight
-from llm_blocks.loading import check_tied, main_dtype
+from llm_blocks.loading import check_tied
 from llm_blocks.names import to_hf_name
 from llm_blocks.parameters import pieces
 from llm_blocks.saving import write_json, write_weights
 from llm_cli.checkpoints import EMBEDDING, HEAD, Checkpoint
-from llm_cli.source import special_ids
+from llm_cli.config_json import copied_config
+from llm_cli.output import human_bytes
 from llm_sepweight import atomic
 from llm_sepweight.stored import Pending, target_dtype
 from llm_tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def convert(
             _write_sepweight(new.path, source, dtype)
         else:
             write_weights(new.path, hf_tensors(source, dtype), max_shard_bytes=SHARD_BYTES)
-        write_json(new.path / "config.json", _config(source, dtype, new.tokenizer))
+        write_json(new.path / "config.json", copied_config(source, dtype, new.tokenizer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,16 @@ def new_folder(source: Checkpoint, destination: Path, tokenizer: Path | None) ->
         for name, path in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
+
+
+def told(source: Checkpoint, layout: str, folder: Path, dtype: torch.dtype | None = None) -> list[str]:
+    """What to say of a copy that was made: its sizes, and what of the source it hasn't."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    lines = [f"{source.kind} to {layout}: {human_bytes(size)}, of them {human_bytes(source.nbytes(dtype))} tensors"]
+    if source.left_out:
+        parts = ", ".join(source.parts_left_out)
+        lines.append(f"left out: {len(source.left_out):,} tensors ({parts}), which no {source.config.model_type} has")
+    return lines
 
 
 def hf_tensors(source: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, Pending]:
@@ -128,19 +138,6 @@ def _converted(source: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Te
         own = source.weights.info(name).dtype
         keep = name in source.weights.tied or name.endswith(source.skeleton.exact)
         yield name, source.weights.read(name, dtype=None if keep else target_dtype(own, dtype))
-
-
-def _config(source: Checkpoint, dtype: torch.dtype | None, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The source's own config.json, with what the copy has otherwise."""
-    raw = dict(source.raw)
-    if dtype is not None or source.kind not in ("hf", "sepweight"):
-        raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype_name(dtype or main_dtype(source.weights))
-    return raw if tokenizer is None else raw | special_ids(tokenizer)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """As config.json spells it: "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _brought_tokenizer(path: Path, source: Checkpoint) -> tuple[dict[str, Path], Tokenizer]:

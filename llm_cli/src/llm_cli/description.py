@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import llm_blocks
+from llm_blocks.mlp import Experts
 from llm_cli.checkpoints import Checkpoint, open_checkpoint
 from llm_cli.source import TOKENIZER_FILES
 from llm_tokenizer import Tokenizer, TokenizerError
@@ -20,7 +23,7 @@ INT4_GROUP = 32  # weights that share one 16-bit scale
 
 def describe(path: Path) -> dict[str, Any]:
     """Architecture, sizes, tokenizer and memory of the checkpoint at a path. Raises ValueError."""
-    found = open_checkpoint(path)
+    found = open_checkpoint(path, partial=True)
     model = found.skeleton
     config = found.config
     files = found.weight_files()
@@ -28,18 +31,62 @@ def describe(path: Path) -> dict[str, Any]:
         "path": str(path),
         "layout": found.weights.layout,
         "architecture": config.model_type,
+        "part": None if found.part == "f" else f"{found.part} of {config.num_layers} layers",
         "layers": config.num_layers,
         "width": config.dim,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **_heads(model),
+        "parameters": _size(model),
+        **_experts(model),
         "dtypes": _dtypes(found),
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
+        "left_out": _left_out(found),
         "context": config.max_positions,
+        **_windows(model),
         "vocabulary": config.vocab_size,
         "tied_embeddings": config.tie_embeddings,
         "tokenizer": _describe_tokenizer(path),
         "memory": _memory(model),
     }
+
+
+def presets() -> dict[str, list[str]]:
+    """The names that init="random" takes, by the `model_type` of their architecture."""
+    modules = {
+        module.Config.model_type: module for module in map(llm_blocks.find, llm_blocks.installed_architectures())
+    }
+    return {model_type: sorted(module.PRESETS) for model_type, module in modules.items() if module.PRESETS}
+
+
+def _heads(model: Any) -> dict[str, int | None]:
+    """Heads that ask, and heads that are kept in the cache, as far as the architecture tells them apart."""
+    config = model.config
+    return {"heads": getattr(config, "num_heads", None), "kv_heads": getattr(config, "num_kv_heads", None)}
+
+
+def _experts(model: Any) -> dict[str, int | None]:
+    """Of a mixture of experts: how many there are, how many a token goes through, and the parameters that it uses."""
+    number, used = (getattr(model.config, name, None) or None for name in ("num_experts", "experts_per_token"))
+    active = None
+    if number and used:
+        routed = sum(_size(module) for module in model.modules() if isinstance(module, Experts))
+        active = _size(model) - routed + routed * used // number
+    return {"experts": number, "experts_per_token": used, "active_parameters": active}
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _windows(model: Any) -> dict[str, int | None]:
+    """The longest sliding window of the layers, and how many layers have one."""
+    windows = [window for window in getattr(model, "windows", {}).values() if window is not None]
+    return {"sliding_window": max(windows, default=None), "windowed_layers": len(windows) or None}
+
+
+def _left_out(found: Checkpoint) -> dict[str, Any] | None:
+    """The tensors of the files that are no part of the model, such as those of an image tower: how many, and whose."""
+    return {"tensors": len(found.left_out), "prefixes": found.parts_left_out} if found.left_out else None
 
 
 def _dtypes(found: Checkpoint) -> list[str]:
@@ -70,14 +117,14 @@ def _describe_tokenizer(path: Path) -> dict[str, Any] | None:
 def _memory(model: Any) -> dict[str, dict[str, int]]:
     """Bytes of the weights, and of the cache for 1,024 tokens, by dtype; quantized weights keep a bf16 cache.
 
-    int8 has one 16-bit scale per output row, int4 one per 32 weights; both leave embeddings and norms in bf16.
+    int8 has one 16-bit scale per output, int4 one per 32 weights; both leave embeddings, norms and biases in bf16.
     """
-    total = sum(parameter.numel() for parameter in model.parameters())
-    linear = [module.weight for name, module in model.named_modules() if _is_quantized(name, module, model)]
-    quantized = sum(weight.numel() for weight in linear)
-    rest = 2 * (total - quantized)
-    int8 = sum(weight.numel() + 2 * weight.shape[0] for weight in linear) + rest
-    int4 = sum(math.ceil(weight.numel() / 2) + 2 * math.ceil(weight.numel() / INT4_GROUP) for weight in linear) + rest
+    total = _size(model)
+    matrices = list(_matrices(model))
+    rest = 2 * (total - sum(weight.numel() for weight, _ in matrices))
+    int8 = sum(weight.numel() + 2 * outputs for weight, outputs in matrices) + rest
+    groups = [(math.ceil(weight.numel() / 2), math.ceil(weight.numel() / INT4_GROUP)) for weight, _ in matrices]
+    int4 = sum(size + 2 * scales for size, scales in groups) + rest
     cache = {dtype: _cache_bytes(model, dtype) for dtype in (torch.float32, torch.bfloat16)}
     weights = {"fp32": 4 * total, "bf16": 2 * total, "int8": int8, "int4": int4}
     return {
@@ -86,9 +133,19 @@ def _memory(model: Any) -> dict[str, dict[str, int]]:
     }
 
 
-def _is_quantized(name: str, module: nn.Module, model: Any) -> bool:
-    """Whether the module is a linear layer; a head that shares the embedding's weight stays as that is."""
-    return isinstance(module, nn.Linear) and not (name.startswith("end.") and model.config.tie_embeddings)
+def _matrices(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    """What a quantizer takes: each matrix or stack of matrices that multiplies, and how many outputs it has.
+
+    An embedding is looked up, and a head that shares its weight stays as that is. Norms are too small to matter.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for path, module in model.named_modules():
+        bias = getattr(module, "bias", None)
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.dim() < 2 or id(weight) in tables or "norm" in f"{path}.{name}":
+                continue
+            # A bias has a number for each output, also where the weight is stored transposed (GPT-2).
+            yield weight, len(bias) if isinstance(bias, Tensor) else weight.numel() // weight.shape[-1]
 
 
 def _cache_bytes(model: Any, dtype: torch.dtype) -> int:

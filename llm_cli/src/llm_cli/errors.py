@@ -32,10 +32,32 @@ def usage() -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name` in any case, or None when none is close."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.7)
-    return spelled[found[0]] if found else None
+    """The known name of which `name` is plausibly a misspelling, in any case and with - for _; None where none is."""
+    spelled = {_folded(candidate): candidate for candidate in known}
+    wanted = _folded(name)
+    swapped = [each for each in spelled if sorted(each) == sorted(wanted)]
+    close = [wanted] if wanted in spelled else swapped or difflib.get_close_matches(wanted, spelled, n=3, cutoff=0.8)
+    found = next((each for each in close if each in (wanted, *swapped) or _is_misspelling(wanted, each)), None)
+    return None if found is None else spelled[found]
+
+
+def _is_misspelling(name: str, known: str) -> bool:
+    """Whether they differ by a slip: in a short name a letter too many or too few, but no other one (llava, llama)."""
+    least = 0.85 if len(name) == len(known) else 0.8
+    # A folder that two paths share makes them alike, whatever is behind it.
+    return _ratio(name, known) >= least and _ratio(_last(name), _last(known)) >= 0.7
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -48,11 +70,25 @@ def explain(error: BaseException) -> str:
     """One line for an expected error: what, why and what to do next."""
     if isinstance(error, OSError) and error.errno is not None:
         return _explain_os(error)
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.msg}; install it into this Python with `python -m pip install {error.name}`"
+    if isinstance(error, ImportError) and error.name:
+        return _explain_import(error, error.name)
     if isinstance(error, MemoryError):
         return "there is not enough memory; choose a smaller model, a smaller --precision, or free some memory"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _explain_import(error: ImportError, module: str) -> str:
+    """The way out of a missing module, by the distribution that has it."""
+    said, package = " ".join(error.msg.split()), module.partition(".")[0]
+    if package.startswith("llm_"):  # ours are in the repository; who owns such a name in an index may be anybody
+        return (
+            f"{said}; the installed {package} is incomplete or of another version than the packages beside it, so "
+            f"install it again from this project's repository with `python -m pip install ./{package}`"
+        )
+    if not isinstance(error, ModuleNotFoundError):
+        return said
+    newer = "--upgrade " if package != module else ""  # it is here, but without the part that is asked for
+    return f"{said}; install it into this Python with `python -m pip install {newer}{package}`"
 
 
 def _explain_os(error: OSError) -> str:
@@ -69,7 +105,8 @@ def _explain_os(error: OSError) -> str:
         errno.EEXIST: "choose another path, or remove what is there",
     }
     way_out = ways_out.get(error.errno or 0, "run again with --debug for details")
-    return f"cannot {where}: {(error.strerror or type(error).__name__).lower()}; {way_out}"
+    why = error.strerror or type(error).__name__
+    return f"cannot {where}: {why[:1].lower()}{why[1:]}; {way_out}"
 
 
 def explain_fault(error: BaseException) -> str:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llm_blocks.loading import main_dtype
 from llm_blocks.saving import write_json, write_weights
 from llm_cli.checkpoints import Checkpoint
-from llm_cli.conversion import SHARD_BYTES, dtype_name, hf_tensors, new_folder
-from llm_cli.source import find_tokenizer, special_ids
+from llm_cli.config_json import IDS, hf_config
+from llm_cli.conversion import SHARD_BYTES, hf_tensors, new_folder
 from llm_sepweight.stored import Pending
-from llm_tokenizer import Tokenizer, TokenizerError
 
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# What a source may say beside its architecture, and what training or a tokenizer would miss. Nothing that names code.
-CARRIED = (
-    *IDS,
-    "sep_token_id",
-    "decoder_start_token_id",
-    "tokenizer_class",
-    "initializer_range",
-    "attention_dropout",
-    "attn_pdrop",
-    "embd_pdrop",
-    "resid_pdrop",
-    "use_cache",
-)
 GENERATION = "generation_config.json"
 
 
@@ -58,28 +41,6 @@ def export_hf(
         ids = {name: config[name] for name in IDS if name in config}
         if ids and GENERATION not in new.files:  # it is where readers of today look for the ids that end a text
             write_json(new.path / GENERATION, ids)
-
-
-def hf_config(
-    source: Checkpoint, dtype: torch.dtype | None = None, tokenizer: Tokenizer | None = None
-) -> dict[str, Any]:
-    """The config.json as transformers spells it today, with the source's token ids or those of `tokenizer`."""
-    text = source.raw.get("text_config")  # a model of several kinds has its decoder's there
-    stated = {**(text if isinstance(text, Mapping) else {}), **source.raw}
-    said = {key: stated[key] for key in CARRIED if stated.get(key) is not None}
-    if tokenizer is None and source.kind not in ("hf", "sepweight"):
-        tokenizer = _own_tokenizer(source.path)
-    told = {} if tokenizer is None else special_ids(tokenizer)
-    name = dtype_name(dtype or main_dtype(source.weights))
-    return {**said, **told, **source.config.to_hf(), "dtype": name}
-
-
-def _own_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer beside foreign weights, which alone knows the ids there; None where there is none to be read."""
-    try:
-        return None if path.is_file() else find_tokenizer(path)
-    except TokenizerError:
-        return None
 
 
 def _told(tensor: Pending, wrote: Callable[[int], None]) -> Pending:

@@ -1,5 +1,6 @@
 """The class that composes the family: weights, model, tokenizer and sampler. Shapes: B batch, T time, V vocabulary."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
@@ -7,13 +8,13 @@ from typing import Any, Literal, Self, Unpack, overload
 import torch
 from torch import Tensor
 
-from llm_cli import models
+from llm_cli import belonging, models
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, texts_of
 from llm_cli.options import GenerateOptions, Options, check_keywords
-from llm_cli.placement import Placement, check_change, place
-from llm_cli.prompts import Prompt, Prompts, as_list, encode_prompt, is_continued
+from llm_cli.placement import Placement, check_change, place, placed
+from llm_cli.prompts import Prompt, Prompts, as_list, is_continued
 from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer, write_checkpoint
 from llm_tokenizer import Tokenizer
 
@@ -25,6 +26,10 @@ class LLM:
         self._source, self._tokenizer = source, tokenizer
         self._model: Any = None
         self._placement: Placement | None = None
+
+    def __repr__(self) -> str:
+        path = "random weights" if self._source.path is None else repr(str(self._source.path))
+        return f"<LLM {self.config.model_type}: {placed(self._model)}, {path}>"
 
     @classmethod
     def load(
@@ -41,7 +46,7 @@ class LLM:
 
         init="random" takes the name of a preset or a folder with config.json and needs `tokenizer_dir`; `seed` sets
         the weights. distribute=None reads no weights until `.distribute(...)` says where they go.
-        Raises ValueError for anything that can't be loaded.
+        Raises ValueError for anything that can't be loaded; warns of a tokenizer that is probably another model's.
         """
         if init not in ("pretrained", "random"):
             raise ValueError(f"init must be 'pretrained' or 'random', not {init!r}")
@@ -51,12 +56,16 @@ class LLM:
         if init == "random":
             if model is None or tokenizer is None:
                 raise ValueError(
-                    "init='random' needs the name of a preset and tokenizer_dir=, a folder with a tokenizer"
+                    "init='random' needs the name of a preset (`llm info --presets` lists them) and tokenizer_dir=, "
+                    "a folder with a tokenizer"
                 )
             llm = cls(random_weights(model, seed=seed), tokenizer)
         else:
             path = models.resolve(model, access_token=access_token)
             llm = cls(pretrained(path), tokenizer or find_tokenizer(path))
+            doubt = None if llm._tokenizer is None else belonging.doubt(llm._tokenizer, llm.config.vocab_size)
+            if doubt is not None:
+                warnings.warn(doubt, belonging.TokenizerWarning, stacklevel=2)
         if distribute == "auto":
             llm.distribute()
         return llm
@@ -137,7 +146,8 @@ class LLM:
 
     def encode(self, prompt: Prompt, *, sys_prompt: str | None = None, raw: bool = False) -> list[int]:
         """The ids that `generate` would give the model for one prompt, in its chat template if it has one."""
-        return encode_prompt(prompt, self._tokenizer, sys_prompt=sys_prompt, raw=raw)
+        size = self.config.vocab_size
+        return belonging.encode(prompt, self._tokenizer, vocab_size=size, sys_prompt=sys_prompt, raw=raw)
 
     def start(
         self,

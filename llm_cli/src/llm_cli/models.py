@@ -11,6 +11,10 @@ from llm_cli.errors import suggestion
 DEMO = Path(__file__).parent / "demo"
 MARKS = ("config.json", "consolidated.00.pth")  # what a checkpoint folder has, and one of Meta's
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+HUB_PAGE = re.compile(
+    rf"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/({HUB_ID.pattern})"
+    r"(?:/(?:tree|blob|resolve)/([^/?#]+)[^?#]*)?/?(?:[?#].*)?"
+)
 
 
 class ModelNotFoundError(ValueError):
@@ -20,6 +24,18 @@ class ModelNotFoundError(ValueError):
 def checkpoint_root() -> Path:
     """The folder of downloaded models: LLM_CHECKPOINT_DIR, else `checkpoints` in the current directory."""
     return Path(os.environ.get("LLM_CHECKPOINT_DIR") or "checkpoints")
+
+
+def hub_repository(name: str) -> tuple[str, str | None]:
+    """The hub id in the address of a repository's page, or in an id with a slash behind it; other names as they are.
+
+    Beside it the branch, tag or commit that the address shows, None where it shows none or main.
+    """
+    page = HUB_PAGE.fullmatch(name)
+    if page is not None:
+        return page[1], None if page[2] == "main" else page[2]
+    bare = name.rstrip("/")
+    return (bare if HUB_ID.fullmatch(bare) else name), None
 
 
 def resolve(
@@ -32,14 +48,18 @@ def resolve(
 ) -> Path:
     """The folder of `model`. None is the model that ships with this package, and so is "demo" if nothing else is.
 
-    Looked up in this order: a path; a name under `checkpoint_root()`; a hub id `org/name`, which is fetched there
-    when `download` allows it. With `tokenizer_only` a folder without weights will do, a file too, and no weights are
-    fetched. `allow_file` is for whoever reads formats that are one file.
+    Looked up in this order: a path; a name under `checkpoint_root()`; a hub id `org/name` or the address of its page,
+    which is fetched there when `download` allows it. With `tokenizer_only` a folder without weights will do, a file
+    too, and no weights are fetched. `allow_file` is for whoever reads formats that are one file.
     Raises ModelNotFoundError with the nearest known name.
     """
     if model is None:
         return demo_folder()
-    name = os.fspath(model)
+    name, revision = hub_repository(os.fspath(model))
+    if revision is not None:
+        raise ModelNotFoundError(
+            f"'{model}' is a revision other than main; fetch it with `llm download {model}`, then name it '{name}'"
+        )
     if not name:
         raise ModelNotFoundError("the model's name is empty; give a folder, a name under checkpoints/, or a hub id")
     for path in dict.fromkeys((Path(os.path.expanduser(name)), checkpoint_root() / name)):
@@ -83,14 +103,13 @@ def _lacks_weights(path: Path, name: str, tokenizer_only: bool) -> bool:
 
 def _checked(path: Path, tokenizer_only: bool, allow_file: bool) -> Path:
     """The path itself, when it can hold what is asked for."""
+    if tokenizer_only or (path / "config.json").exists() or (path.is_file() and allow_file) or _is_foreign(path):
+        return path
+    _refuse_others(path)
     if path.is_file():
-        if allow_file or tokenizer_only:
-            return path
         folder = f"give its folder '{path.parent}'" if (path.parent / "config.json").exists() else ""
         way_out = folder or f"make a folder of it with `llm convert {path} FOLDER`, if it is a llama2.c model"
         raise ModelNotFoundError(f"'{path}' is a file, not a checkpoint folder; {way_out}")
-    if tokenizer_only or (path / "config.json").exists() or _is_foreign(path):
-        return path
     if any(path.glob("consolidated*.pth")):
         raise ModelNotFoundError(
             f"the folder '{path}' holds Meta's consolidated.*.pth without their params.json; copy that file there too"
@@ -101,8 +120,19 @@ def _checked(path: Path, tokenizer_only: bool, allow_file: bool) -> Path:
     )
 
 
+def _refuse_others(path: Path) -> None:
+    """Raise for what holds weights of a kind that isn't loaded, such as an adapter."""
+    from llm_sepweight.unread import why_unread
+
+    problem = why_unread(path)
+    if problem is not None:
+        raise ModelNotFoundError(problem)
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether an installed package reads the folder, though it has no config.json."""
+    if path.is_file():
+        return False  # a foreign file has to be made a folder first
     from llm_blocks.architectures import claimed_by
 
     return claimed_by(path) is not None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 # Text of a model or a checkpoint could move the cursor, retitle the window or answer for the person who reads it.
@@ -32,6 +34,19 @@ def write_notice(text: str) -> None:
     """A line on stderr, without control characters."""
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def noticed(category: type[Warning]) -> Iterator[None]:
+    """A block whose warnings of this kind become lines on stderr, without the place in the code that Python names."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", category)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, category):
+            write_notice(f"warning: {warning.message}")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def write_json(value: Mapping[str, Any]) -> None:

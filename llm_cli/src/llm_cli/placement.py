@@ -1,6 +1,7 @@
 """Choose the device and the dtype that a model runs with."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,6 +45,17 @@ def place(
         )
     device = _device(accelerator)
     return Placement(device=device, dtype=_dtype(precision, stored, device), fixed_kv_cache_size=fixed_kv_cache_size)
+
+
+def placed(model: nn.Module | None) -> str:
+    """A few words on a model: its parameters, the dtype that most of them have, and where they are."""
+    if model is None:
+        return "weights not read yet"
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    dtype = str(sizes.most_common(1)[0][0]).removeprefix("torch.")
+    return f"{sizes.total():,} parameters, {dtype} on {next(model.parameters()).device}"
 
 
 def settle_threads(model: nn.Module) -> None:

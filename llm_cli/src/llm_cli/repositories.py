@@ -178,6 +178,7 @@ TABLE: dict[str, Listed] = {
         stabilityai/stablelm-2-zephyr-1_6b stabilityai/stablelm-2-12b stabilityai/stablelm-2-12b-chat
         """,
     ),
+    "stablelm_epoch": _of("StableLM 3B-4E1T and Stable Code as they were first published"),
     "smollm3": _of("SmolLM3", "HuggingFaceTB/SmolLM3-3B HuggingFaceTB/SmolLM3-3B-Base"),
     "granite": _of(
         "Granite 3, dense",
@@ -254,19 +255,24 @@ TABLE: dict[str, Listed] = {
 }
 
 
-def listed(model_types: list[str], words: str = "") -> dict[str, Listed]:
-    """The entries of these types, in the order of the table, others last; only those that `words` are part of.
+def listed(model_types: list[str], *words: str) -> dict[str, Listed]:
+    """The entries of these types, in the order of the table, others last; only those that have every one of `words`.
 
-    A type whose name has the words comes with all of its repositories, another with those that have them, or with all
-    if what it is for has them. Case makes no difference, nor what is between words. Raises ValueError for no entry.
+    A type whose name has a word comes with all of its repositories, another with those that have it, or with all if
+    what it is for has it. Case makes no difference, nor what is between words. Raises ValueError for no entry.
     """
     order = [*(name for name in TABLE if name in model_types), *(name for name in model_types if name not in TABLE)]
     entries = {name: TABLE.get(name, _of("of a package that is no part of this family")) for name in order}
-    found = {name: part for name, entry in entries.items() if (part := _matching(name, entry, _plain(words)))}
+    found = entries
+    for word in words:
+        found = {name: part for name, entry in found.items() if (part := _matching(name, entry, _plain(word)))}
     if not found:
         # in the order of the table, so that of spellings alike the same one is named each time
         known = dict.fromkeys(word for text in [*TABLE, *known_repositories()] for word in re.split(r"[\W_]+", text))
-        raise ValueError(f"no family or well-known repository has {words!r} in its name{suggestion(words, known)}")
+        nowhere = [word for word in words if not any(_matching(*item, _plain(word)) for item in entries.items())]
+        hint = suggestion(nowhere[0], known) if nowhere else "; give fewer words"
+        told = " and ".join(map(repr, nowhere[:1] or words))
+        raise ValueError(f"no family or well-known repository has {told} in its name{hint}")
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 from cyclopts import (
     App,
@@ -31,7 +33,7 @@ def usage_sentence(app: App, error: CycloptsError, argv: Sequence[str]) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"`{subject}` takes no further argument '{error.unused_tokens[0]}'; see `{subject} --help`"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        return _missing(error, error.argument, subject)
+        return _missing(error, error.argument, subject, argv)
     text = " ".join(str(error).split()).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}; see `{subject} --help`"
 
@@ -52,7 +54,11 @@ def _unknown_option(error: UnknownOptionError, subject: str) -> str:
     return f"`{subject}` has no option {option}{hint} (`{subject} --help` lists them)"
 
 
-def _missing(error: MissingArgumentError, argument: Argument, subject: str) -> str:
-    if argument.index is not None and error.keyword is None:
-        return f"`{subject}` needs {argument.name.lstrip('-').upper()}; see `{subject} --help`"
-    return f"the option {error.keyword or argument.name} of `{subject}` needs a value; see `{subject} --help`"
+def _missing(error: MissingArgumentError, argument: Argument, subject: str, argv: Sequence[str]) -> str:
+    name = argument.name.lstrip("-").upper()
+    if error.keyword is not None:
+        return f"the option {error.keyword} of `{subject}` needs a value; see `{subject} --help`"
+    if argument.index is not None:
+        return f"`{subject}` needs {name}; see `{subject} --help`"
+    example = f"llm {shlex.join(argv)} {argument.name} {'PATH' if argument.hint is Path else name}"
+    return f"`{subject}` needs the option {argument.name}, as in `{example}`; see `{subject} --help`"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import llm_sepweight
 from llm_blocks import ConfigKeys, Importer, Rope
-from llm_blocks.loading import require_layers
+from llm_blocks.checking import require_layers
 from llm_blocks.meta import without_storage
 from llm_blocks.names import decider
 from llm_model_llama.llama import PRESETS, Config, Model

@@ -52,6 +52,7 @@ class Config:
     """
 
     model_type: ClassVar[str] = "phimoe"
+    experts_per_token: ClassVar[int] = 2
 
     vocab_size: int
     dim: int

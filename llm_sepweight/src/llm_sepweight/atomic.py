@@ -4,6 +4,7 @@ Everything goes to a temporary neighbour first, is flushed to disk, and takes it
 folder around it is flushed, so that the rename survives a power cut. Modes follow the umask, as with ordinary files.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -19,14 +20,17 @@ from .errors import WeightsError
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """A binary file for writing that takes the name `path` when the block ends without an exception.
 
-    WeightsError when `path` exists, unless `overwrite` is True. After an exception nothing remains.
+    WeightsError when `path` exists, unless `overwrite` is True; FileNotFoundError when its folder doesn't. After an
+    exception nothing remains.
     """
     path = Path(path)
     _refuse_existing(path, overwrite)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder '{path.parent}' to write it into", str(path))
     temporary = _temporary(path)
+    descriptor = _create(temporary, path)
     try:
-        # os.open and not tempfile: its files have mode 0600 whatever the umask is.
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o666), "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +52,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     _refuse_filled(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.mkdir()
+    with _naming(path):
+        temporary.mkdir()
     try:
         yield temporary
         _sync_tree(temporary)
@@ -84,6 +89,21 @@ _BINARY = os.O_BINARY if os.name == "nt" else 0  # pyright: ignore[reportAttribu
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:200]}.tmp-{secrets.token_hex(6)}")
+
+
+def _create(temporary: Path, path: Path) -> int:
+    # os.open and not tempfile: its files have mode 0600 whatever the umask is.
+    with _naming(path):
+        return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o666)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """The system's refusal of the temporary neighbour names `path`, which is what the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # Python makes the same subclass of it
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from .formats import hf, meta, sep
 from .formats.base import Found
 from .formats.safetensors_file import SafetensorsFile
 from .formats.torch_file import TorchFile
+from .unread import why_unread
 from .weights import Weights
 
 
@@ -34,7 +35,7 @@ def _find(path: Path) -> Found:
             if not found.entries:
                 raise WeightsError(f"{path}: holds no tensors")
             return found
-    raise WeightsError(f"{path}: no weights here; looked for {', '.join(_LOOKED_FOR)}")
+    raise WeightsError(why_unread(path) or f"{path}: no weights here; looked for {', '.join(_LOOKED_FOR)}")
 
 
 _LOOKED_FOR = (
@@ -53,4 +54,6 @@ def _find_file(path: Path) -> Found:
         return hf.from_file(path, "safetensors", SafetensorsFile)
     if path.suffix in (".bin", ".pth", ".pt"):
         return hf.from_file(path, "bin", TorchFile)
-    raise WeightsError(f"{path}: not a kind of file with weights; known are .safetensors, .bin, .pth and .pt")
+    raise WeightsError(
+        why_unread(path) or f"{path}: not a kind of file with weights; known are .safetensors, .bin, .pth and .pt"
+    )

@@ -25,6 +25,7 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str,
         data = file.readall() if os.fstat(file.fileno()).st_size <= max_bytes else None
     if data is None:
         raise WeightsError(f"{path}: larger than {max_bytes} bytes, which is more than such a file needs")
+    refuse_pointer(data, path)
     return parse_json(data, path)
 
 

@@ -1,5 +1,6 @@
 """`Weights`: the tensors of a checkpoint by name, whatever its layout on disk."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -12,8 +13,10 @@ from torch import Tensor
 from .deciders import Decider, default_decider, place
 from .errors import WeightsError
 from .formats.base import Found, TensorFile, TensorInfo
-from .layout import join_name, part_sections, section_file, section_order, split_name
+from .layout import Section, join_name, part_sections, section_file, section_order, split_name
 from .spec import PartSpec
+
+_DIGITS = re.compile(r"[0-9]+")
 
 
 class Weights:
@@ -47,6 +50,11 @@ class Weights:
     def tied(self) -> Mapping[str, str]:
         """Names that share a tensor: name -> the name under which it is stored."""
         return {n: s for n, s in self._found.tied.items() if n in self and s in self}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The file's own names of tensors for which the decider answered None; a part has those of the whole."""
+        return self._found.dropped
 
     @cached_property
     def num_layers(self) -> int:
@@ -84,7 +92,12 @@ class Weights:
         """
         file, key = self._entry(name)
         if out is None:
-            return file.view(key).to(device=device, dtype=dtype or file.infos[key].dtype)
+            info = file.infos[key]
+            if dtype in (None, info.dtype):
+                return file.view(key).to(device)
+            out = torch.empty(info.shape, dtype=dtype, device=device)
+            file.read_into(key, out)
+            return out
         if tuple(out.shape) != file.infos[key].shape:
             raise WeightsError(
                 f"{file.infos[key].file}: {name!r} has shape {file.infos[key].shape}, out= has {tuple(out.shape)}"
@@ -108,7 +121,8 @@ class Weights:
                 )
             entries[name] = found.entries[key]
         tied = {placed[n]: placed[s] for n, s in found.tied.items() if n in placed and s in placed}
-        return Weights(replace(found, entries=_in_order(entries), sectioned=True, tied=tied))
+        dropped = tuple(key for key in found.entries if key not in placed)
+        return Weights(replace(found, entries=_in_order(entries), sectioned=True, tied=tied, dropped=dropped))
 
     def part(self, spec: str | PartSpec) -> "Weights":
         """The tensors of a part of the model, e.g. "b 0-12", under sectioned names with absolute layer numbers.
@@ -121,13 +135,16 @@ class Weights:
         present = {split_name(name)[0] for name in whole.names}
         for section in wanted:
             if section not in present:
-                file = f" ({section_file(section)})" if self.layout == "sepweight" else ""
+                file = self._file_of(section)
                 raise WeightsError(
                     f"{self.path}: part '{part}' needs {join_name(section, '*')}, which isn't here{file}"
                 )
         for name, stored in whole._found.tied.items():
             if name not in whole and split_name(name)[0] in wanted:
-                raise WeightsError(f"{self.path}: part '{part}' needs {stored}, to which {name} is tied; it isn't here")
+                file = self._file_of(split_name(stored)[0])
+                raise WeightsError(
+                    f"{self.path}: part '{part}' needs {stored}, to which {name} is tied; it isn't here{file}"
+                )
         entries = {n: e for n, e in whole._found.entries.items() if split_name(n)[0] in wanted}
         return Weights(replace(whole._found, entries=_in_order(entries), num_layers=self.num_layers))
 
@@ -145,10 +162,16 @@ class Weights:
     def __repr__(self) -> str:
         return f"<Weights {self.layout} {str(self.path)!r}: {len(self.names)} tensors>"
 
+    def _file_of(self, section: Section) -> str:
+        """A clause with the name of a section's file, where the layout has one."""
+        return f" ({section_file(section)})" if self.layout == "sepweight" else ""
+
     def _entry(self, name: str) -> tuple[TensorFile, str]:
         entry = self._found.entries.get(name)
         if entry is None:
-            near = get_close_matches(name, self.names, n=1)
+            # Another layer's tensor is no misspelling, however alike the names are.
+            alike = [each for each in self.names if _DIGITS.findall(each) == _DIGITS.findall(name)]
+            near = get_close_matches(name, alike, n=1, cutoff=0.85)
             raise WeightsError(
                 f"{self.path}: has no tensor {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )

@@ -9,6 +9,7 @@ from llm_tokenizer.errors import TokenizerError
 MAX_TOKENIZER_BYTES = 256 * 2**20  # the largest tokenizer.json known is about 35 MB
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_TEMPLATE_BYTES = 512 * 2**10
+LFS_POINTER = b"version https://git-lfs."  # how what git leaves without LFS begins
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -32,9 +33,14 @@ def read_bytes(path: Path, max_bytes: int = MAX_TOKENIZER_BYTES) -> bytes:
         size = path.stat().st_size
         if not 0 < size <= max_bytes:
             raise TokenizerError(f"{path}: a file of this kind has 1 to {max_bytes:,} bytes, this one has {size:,}.")
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise TokenizerError(f"{path}: the file can't be read ({error.strerror or error}).") from error
+    if data.startswith(LFS_POINTER):
+        raise TokenizerError(
+            f"{path}: a Git LFS pointer stands in the place of the file; run 'git lfs pull' or download it again."
+        )
+    return data
 
 
 def read_text(path: Path, max_bytes: int) -> str:

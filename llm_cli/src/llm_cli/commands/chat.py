@@ -19,10 +19,11 @@ from llm_cli.commands.sampling import (
     TokenizerDir,
 )
 from llm_cli.errors import usage
-from llm_cli.output import write_notice, write_text
+from llm_cli.output import noticed, write_notice, write_text
 
 if TYPE_CHECKING:
     from llm_cli.chat import ChatSession
+    from llm_cli.completion import Completion
 
 PROMPT = ">> Prompt: "
 MORE = "...        "
@@ -43,6 +44,7 @@ def chat(
 ) -> None:
     """Talk with a model: it remembers the turns, and /help lists commands. Ctrl-C stops an answer, Ctrl-D leaves."""
     settings = {"max_new_tokens": max_new_tokens, **sampling.given()}
+    from llm_cli.belonging import TokenizerWarning
     from llm_cli.chat import ChatSession
     from llm_cli.llm import LLM
     from llm_cli.options import Options
@@ -50,12 +52,15 @@ def chat(
 
     with usage():  # a wrong value is told before the weights are read
         Options(**settings)
-    llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+    with noticed(TokenizerWarning):
+        llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
     if not llm.has_tokenizer:
         raise ValueError(
             "this checkpoint has no tokenizer, without which there is no text; name one with --tokenizer_dir"
         )
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
+    if sys_prompt is not None:
+        llm.encode("", sys_prompt=sys_prompt)  # a template without a place for it is told before the weights are read
     llm.distribute(precision=precision)
     settle_threads(llm.model)
     if llm.tokenizer.chat_template is None:
@@ -149,5 +154,12 @@ def _show(session: ChatSession, answer: Generator[str, None, None]) -> None:
     last = session.last
     assert last is not None
     speed = f", {last.tokens_per_second:.1f} tokens/s" if last.tokens_per_second else ""
-    ended = "; max_new_tokens or the context ended it" if last.finish_reason == "length" else ""
-    write_notice(f"({len(last.token_ids)} tokens{speed}{ended})")
+    write_notice(f"({len(last.token_ids)} tokens{speed}{_end(session, last)})")
+
+
+def _end(session: ChatSession, last: Completion) -> str:
+    """A clause that says what cut an answer short, or nothing."""
+    if last.finish_reason != "length":
+        return ""
+    full = last.context_ended(session.settings.get("max_new_tokens", 50))
+    return f"; {'the full context' if full else 'max_new_tokens'} ended it"

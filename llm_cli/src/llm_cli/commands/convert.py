@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from llm_cli.output import human_bytes, write_json, write_lines
+from llm_cli.output import write_json, write_lines
 
 
 def convert(
@@ -40,12 +40,14 @@ def convert(
     from llm_cli import models
     from llm_cli.checkpoints import open_checkpoint
     from llm_cli.conversion import convert as write
+    from llm_cli.conversion import told
 
     source = open_checkpoint(models.resolve(src, download=False, allow_file=True))
     layout = to or ("sepweight" if source.kind == "hf" else "hf")
-    write(source, dst, layout=layout, dtype=getattr(torch, dtype) if dtype else None, tokenizer=tokenizer)
-    size = sum(path.stat().st_size for path in dst.iterdir() if path.is_file())
-    sys.stderr.write(f"{source.kind} to {layout}: {human_bytes(size)}\n")
+    chosen = getattr(torch, dtype) if dtype else None
+    write(source, dst, layout=layout, dtype=chosen, tokenizer=tokenizer)
+    sys.stderr.writelines(f"{line}\n" for line in told(source, layout, dst, chosen))
     if json:
+        size = sum(path.stat().st_size for path in dst.iterdir() if path.is_file())
         return write_json({"path": str(dst), "from": source.kind, "to": layout, "bytes": size})
     return write_lines(str(dst))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +14,11 @@ from llm_cli.output import write_json, write_lines
 
 
 def download(
-    repo_id: Annotated[str, Parameter(help="A hub id such as TinyLlama/TinyLlama-1.1B-Chat-v1.0, or list.")],
-    words: Annotated[str, Parameter(help="With list: only families and repositories with this in their names.")] = "",
+    repo_id: Annotated[
+        str, Parameter(help="A hub id such as TinyLlama/TinyLlama-1.1B-Chat-v1.0, the address of its page, or list.")
+    ],
     /,
-    *,
+    *words: Annotated[str, Parameter(help="With list: only families and repositories that have each of these words.")],
     access_token: Annotated[
         str | None, Parameter(help="For gated and private models; better given as the environment variable HF_TOKEN.")
     ] = None,
@@ -30,17 +32,23 @@ def download(
     """Fetch a model from the hub and print its folder; `llm download list` prints well-known models.
 
     A download that was cut goes on where it stopped when the command is run
-    again. `llm download list qwen` lists what has qwen in its name; any other
+    again. `llm download list qwen 7b` lists what has both in its name; any other
     repository whose model_type is in the list works too.
     """
     if repo_id == "list":
         return _list(words, json)
     if words:
-        raise UsageError(f"one repository at a time: '{repo_id}' or '{words}'; words to search for go behind list")
+        raise UsageError(f"one repository at a time: '{repo_id}' or '{words[0]}'; words to search for go behind list")
     from llm_cli.hub import download as fetch
     from llm_cli.hub import read_marker
-    from llm_cli.models import checkpoint_root
+    from llm_cli.models import checkpoint_root, hub_repository
 
+    repo_id, shown = hub_repository(repo_id)
+    revision = _one_revision(revision, shown)
+    if re.fullmatch(r"[\w.\-]+", repo_id):
+        raise ValueError(
+            f"'{repo_id}' names no repository; write org/name, or find one with `llm download list {repo_id}`"
+        )
     root = checkpoint_dir or checkpoint_root()
     try:
         folder = fetch(repo_id, root, access_token=access_token, tokenizer_only=tokenizer_only, revision=revision)
@@ -53,12 +61,19 @@ def download(
     return write_lines(str(folder))
 
 
-def _list(words: str, json: bool) -> None:
+def _one_revision(given: str | None, shown: str | None) -> str | None:
+    """The revision of --revision or of the address of a page, which may not say two things."""
+    if given is not None and shown is not None and given != shown:
+        raise UsageError(f"the address says revision '{shown}' and --revision says '{given}'; give one of them")
+    return shown if given is None else given
+
+
+def _list(words: tuple[str, ...], json: bool) -> None:
     """The installed architectures, what each is for, and well-known repositories of it."""
     from llm_cli.families import model_types
     from llm_cli.repositories import listed
 
-    found = listed(model_types(), words)
+    found = listed(model_types(), *words)
     if json:
         told = {name: {"models": one.models, "repositories": list(one.repositories)} for name, one in found.items()}
         return write_json({"families": told})

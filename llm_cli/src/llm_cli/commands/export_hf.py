@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from llm_cli.errors import UsageError
-from llm_cli.output import human_bytes, parse_bytes, write_json, write_lines
+from llm_cli.output import parse_bytes, write_json, write_lines
 
 
 def hf(
@@ -43,6 +43,7 @@ def hf(
 
     from llm_cli import models
     from llm_cli.checkpoints import open_checkpoint
+    from llm_cli.conversion import told
     from llm_cli.exporting import export_hf
     from llm_cli.progress import byte_bar
 
@@ -52,7 +53,7 @@ def hf(
         export_hf(source, out, dtype=chosen, max_shard_bytes=max_shard_bytes, tokenizer=tokenizer, wrote=wrote)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     size = sum((out / name).stat().st_size for name in files)
-    sys.stderr.write(f"{source.kind} to hf: {human_bytes(size)}\n")
+    sys.stderr.writelines(f"{line}\n" for line in told(source, "hf", out, chosen))
     if json:
         return write_json({"path": str(out), "from": source.kind, "to": "hf", "bytes": size, "files": files})
     return write_lines(str(out))

@@ -19,7 +19,7 @@ from llm_cli.commands.sampling import (
     TokenizerDir,
 )
 from llm_cli.errors import usage
-from llm_cli.output import write_json, write_lines, write_text
+from llm_cli.output import noticed, write_json, write_lines, write_notice, write_text
 
 if TYPE_CHECKING:
     from llm_cli.completion import Completion
@@ -59,6 +59,7 @@ def generate(
     options: dict[str, Any] = {"seed": secrets.randbits(31), **sampling.given(), "num_samples": num_samples}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ignore_eos": ignore_eos}
     options |= {"logprobs": logprobs}
+    from llm_cli.belonging import TokenizerWarning
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
     from llm_cli.options import Options
@@ -72,7 +73,8 @@ def generate(
             raise ValueError("--logprobs are told in JSON alone; add --json")
         if raw and sys_prompt is not None:
             raise ValueError("--raw leaves out the chat template that --sys_prompt needs; give one of them")
-    llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+    with noticed(TokenizerWarning):
+        llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
     check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
@@ -80,6 +82,8 @@ def generate(
     settle_threads(llm.model)
     completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
     _report(completions, options["seed"] if sampling.temperature > 0 else None)
+    if any(one.context_ended(max_new_tokens) for one in completions):
+        write_notice(f"the context of {llm.context_length} tokens is full, so the text ended before --max_new_tokens")
 
 
 def check_tokenizer(llm: LLM, source: str | list[int], *, as_json: bool) -> None:

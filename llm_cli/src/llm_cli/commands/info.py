@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from llm_cli.errors import UsageError
 from llm_cli.output import human_bytes, write_json, write_lines, write_table
 
 
@@ -15,12 +16,18 @@ def info(
     ] = None,
     /,
     *,
+    presets: Annotated[
+        bool, Parameter(help="List the presets, the shapes that LLM.load(NAME, init='random') takes.")
+    ] = False,
     json: Annotated[bool, Parameter(help="Print one JSON object, sizes in bytes.")] = False,
 ) -> None:
     """Tell architecture, sizes, tokenizer and the memory needed by dtype, of the model that ships inside by default.
 
-    Reads headers alone and downloads nothing.
+    Reads headers alone and downloads nothing. A sepweight folder may hold a
+    part of a model; sizes and memory are then those of the part.
     """
+    if presets:
+        return _presets(model, json)
     from llm_cli import models
     from llm_cli.description import describe
 
@@ -28,7 +35,8 @@ def info(
     if json:
         return write_json(found)
     memory = found.pop("memory")
-    write_table({name.replace("_", " "): _plain(name, value) for name, value in found.items()})
+    known = {name: value for name, value in found.items() if value is not None or name == "tokenizer"}
+    write_table({name.replace("_", " "): _plain(name, value) for name, value in known.items()})
     write_lines("", "memory    weights   cache per 1,024 tokens")
     write_lines(
         *(
@@ -36,7 +44,19 @@ def info(
             for dtype, row in memory.items()
         )
     )
-    return None
+    return write_lines("int8 and int4 are estimates: this version doesn't quantize yet")
+
+
+def _presets(model: str | None, json: bool) -> None:
+    """The presets of each architecture, a line for each."""
+    if model is not None:
+        raise UsageError(f"--presets lists those of every architecture; leave out '{model}', or --presets")
+    from llm_cli.description import presets
+
+    found = presets()
+    if json:
+        return write_json({"presets": found})
+    return write_lines(*(f"{model_type}: {', '.join(names)}" for model_type, names in found.items()))
 
 
 def _plain(name: str, value: Any) -> str:
@@ -44,6 +64,8 @@ def _plain(name: str, value: Any) -> str:
         return f"{value:,} ({human_bytes(value)})"
     if name == "tokenizer":
         return "none" if value is None else _tokenizer(value)
+    if name == "left_out":
+        return f"{value['tensors']:,} tensors ({', '.join(value['prefixes'])})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

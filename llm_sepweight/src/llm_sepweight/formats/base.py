@@ -53,3 +53,4 @@ class Found:
     sectioned: bool = False  # names are begin.…, mid.N.…, end.… already
     tied: dict[str, str] = field(default_factory=dict)
     num_layers: int | None = None  # None: counted from the names
+    dropped: tuple[str, ...] = ()  # the file's names that the decider left out

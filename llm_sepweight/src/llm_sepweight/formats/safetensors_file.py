@@ -24,6 +24,7 @@ from .base import TensorFile, TensorInfo
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 _MAP_NORESERVE = 0x4000  # Linux; named in the mmap module only from Python 3.13 on
+_PIECE = 2**22  # numbers to convert at a time
 _CHUNK = 2**30  # one read call on Linux returns at most 2 GiB
 
 
@@ -57,11 +58,21 @@ class SafetensorsFile(TensorFile):
 
     def read_into(self, key: str, out: Tensor) -> None:
         info = self.infos[key]
-        direct = out.dtype == info.dtype and out.device.type == "cpu" and out.is_contiguous()
-        if direct and info.nbytes and info.dtype != torch.bool:
+        if not info.nbytes or info.dtype == torch.bool or not out.is_contiguous():
+            out.copy_(self.view(key))
+        elif out.dtype == info.dtype and out.device.type == "cpu":
             self._fill(out, self._offsets[key])
         else:
-            out.copy_(self.view(key))
+            self._convert(info, out, self._offsets[key])
+
+    def _convert(self, info: TensorInfo, out: Tensor, offset: int) -> None:
+        """Fills `out` piece by piece: pages of a map would count as memory of this process until they are needed."""
+        buffer = torch.empty(min(out.numel(), _PIECE), dtype=info.dtype)
+        for part in out.view(-1).split(_PIECE):
+            piece = buffer[: part.numel()]
+            self._fill(piece, offset)
+            part.copy_(piece)
+            offset += piece.nbytes
 
     def _fill(self, out: Tensor, offset: int) -> None:
         """Reads from `offset` straight into the memory of `out`: large reads are much faster than page faults."""
