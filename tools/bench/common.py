@@ -7,8 +7,9 @@ rounds' ratios counts; the lowest and highest of each contestant are printed bes
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,10 @@ def read_rate(buffer: torch.Tensor) -> float:
     return buffer.nbytes / (time.perf_counter() - start)
 
 
+class Gone(RuntimeError):
+    """A contestant can't be measured any more; the message says why in one line."""
+
+
 @dataclass
 class Figures:
     """What was measured of one contestant: a list of values for each named figure, one a round."""
@@ -52,18 +57,30 @@ class Figures:
         """The lowest and highest of a figure over the rounds."""
         return f"{min(self.values[name]):,.1f}–{max(self.values[name]):,.1f}"
 
+    def median(self, name: str) -> float:
+        """The median of a figure over the rounds."""
+        return statistics.median(self.values[name])
+
     def ratio(self, name: str, other: "Figures") -> float:
         """The median over the rounds of this contestant's figure divided by the other's."""
         return statistics.median(a / b for a, b in zip(self.values[name], other.values[name], strict=True))
 
 
-def in_turn(contestants: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Figures]:
-    """Run every contestant once a round, after one round that does not count; every second round in reverse order."""
+def in_turn(contestants: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Figures]:
+    """Run every contestant once a round, after one round that does not count; every second round in reverse order.
+
+    One that raises Gone is left out of the rest and of the result, and told on stderr, where rounds are counted.
+    """
     figures = {name: Figures() for name in contestants}
     for number in range(rounds + 1):
-        order = list(contestants) if number % 2 else list(reversed(contestants))
-        for name in order:
-            measured = contestants[name]()
+        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+        for name in list(figures) if number % 2 else list(reversed(figures)):
+            try:
+                measured = contestants[name]()
+            except Gone as gone:
+                print(f"left out: {name}: {gone}", file=sys.stderr, flush=True)
+                del figures[name]
+                continue
             if number:
                 figures[name].add(measured)
     return figures

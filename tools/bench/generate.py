@@ -1,141 +1,117 @@
-"""Decode and prefill speed of the project beside `transformers`, on the same random weights, in one run.
+"""Decode and prefill speed of the project beside its peers, on the same random weights, in one run.
 
-The weights are written once, as a Hugging Face folder, and every contestant loads that folder and generates greedily
-through its public call for users. The time of N + 1 new tokens less the time of one is the decoding of N tokens; the
-time of one is the prefill. Contestants run in turn (common.py); the machine's own read rate is measured in each round.
+The weights are written once, as a Hugging Face folder, and every system makes of them what it needs. Each is a process
+of its own (contestant.py) that idles while others are measured; they run in turn, round by round, precision by
+precision, with this project in bf16 in each. The machine's own read rate is measured right before each of them.
 
-    python tools/bench/generate.py [--shape tinyllama-1.1b|llama-160m] [--dtype bf16|fp32] [--rounds 5]
+    python tools/bench/generate.py [--shape tinyllama-1.1b] [--systems ours,llama.cpp] [--precision bf16,int8,int4]
+        [--prompt 128,1024] [--new 48] [--context 8192] [--rounds 5] [--scratch DIR]
+        [--gpt_fast CLONE] [--python litgpt=/path/to/python]
+
+Prefill is the time to the first token, decode the tokens after it. Systems that can't run here are named with the
+reason. GB/s are the bytes of weights that a system reads for a token (in its own format) times its tokens a second.
 """
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
-from common import Figures, in_turn, machine, read_rate
-
-SHAPES = {
-    "tinyllama-1.1b": {
-        "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
-        "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 2048,
-    },
-    "llama-160m": {
-        "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "num_key_value_heads": 12, "max_position_embeddings": 2048,
-    },
-}  # fmt: skip
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-Generate = Callable[[list[int], int], None]  # prompt ids, new tokens
-
-
-def write_random_model(shape: str, dtype: torch.dtype, folder: Path) -> int:
-    """Write a random Llama of that shape; the bytes of weights that one decoded token reads."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig.from_dict({**SHAPES[shape], "tie_word_embeddings": False})
-    model: Any = LlamaForCausalLM(config)
-    model.to(dtype)
-    model.save_pretrained(folder)
-    embedding = model.get_input_embeddings().weight  # one row of it is read a token
-    return sum(weight.nbytes for weight in model.parameters()) - embedding.nbytes
-
-
-def ours(folder: Path, precision: str) -> Generate:
-    """This project, through the LLM class."""
-    from llm_cli import LLM
-
-    llm = LLM.load(folder, distribute=None)
-    llm.distribute(precision=precision)
-
-    def generate(ids: list[int], new: int) -> None:
-        llm.complete([ids], max_new_tokens=new, temperature=0, ignore_eos=True)
-
-    return generate
-
-
-def transformers(folder: Path, dtype: torch.dtype) -> Generate:
-    """The peer, through generate()."""
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.generation_config.eos_token_id = None
-
-    def generate(ids: list[int], new: int) -> None:
-        prompt = torch.tensor([ids])
-        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, do_sample=False)
-
-    return generate
-
-
-def contestant(generate: Generate, prompt: int, new: int, weight_bytes: int) -> Callable[[], dict[str, float]]:
-    """A measurement of one contestant: figures by name."""
-    ids = torch.randint(3, 32000, (prompt,), generator=torch.Generator().manual_seed(1)).tolist()
-
-    def seconds(count: int) -> float:
-        start = time.perf_counter()
-        generate(ids, count)
-        return time.perf_counter() - start
-
-    def measure() -> dict[str, float]:
-        first = seconds(1)
-        decode = new / (seconds(new + 1) - first)
-        return {"prefill tok/s": prompt / first, "decode tok/s": decode, "decode GB/s": decode * weight_bytes / 1e9}
-
-    return measure
-
-
-@contextmanager
-def random_model(shape: str, dtype: torch.dtype) -> Iterator[tuple[Path, int]]:
-    """A temporary folder with the random model, and the bytes that a decoded token reads."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name), write_random_model(shape, dtype, Path(name))
-
-
-def table(figures: dict[str, Figures], base: str) -> str:
-    """A Markdown table: lowest and highest of each figure, and the median ratio to the base contestant."""
-    names = list(figures[base].values)
-    lines = [
-        "| system | " + " | ".join(f"{name} | × {base}" for name in names) + " |",
-        "|---" * (2 * len(names) + 1) + "|",
-    ]
-    for who, measured in figures.items():
-        cells = [f"{measured.span(name)} | {measured.ratio(name, figures[base]):.2f}" for name in names]
-        lines.append(f"| {who} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+from common import machine
+from peers import MODULES, PRECISIONS
+from running import Outcome, Run, compare
+from shapes import SHAPES
+from tables import OURS, Case, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt")
-    parser.add_argument("--new", type=int, default=48, help="tokens decoded after the first")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    print(
-        f"{date.today()}: {options.shape}, {options.dtype}, {options.prompt} + {options.new} tokens, batch 1",
-        flush=True,
+    options = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the systems' processes end with this one
+    scratch = tempfile.TemporaryDirectory() if options.scratch is None else nullcontext(options.scratch)
+    with scratch as place:
+        run = Run(
+            shape=options.shape,
+            systems=options.systems,
+            cases=[Case(prompt, options.new) for prompt in (*options.prompt, *options.context)],
+            rounds=options.rounds,
+            scratch=Path(place).resolve() / options.shape,
+            threads=options.threads,
+            patience=options.patience,
+            gpt_fast=options.gpt_fast and str(options.gpt_fast.resolve()),
+            pythons=dict(options.python),
+        )
+        torch.set_num_threads(run.threads)  # for the read rate
+        print(f"{date.today()}: {run.shape}, batch 1, {run.rounds} rounds, {run.threads} threads", flush=True)
+        print(machine(), flush=True)
+        for precision in options.precision:
+            print(report(run.cases, precision, compare(run, precision)), flush=True)
+
+
+def report(cases: Sequence[Case], precision: str, outcome: Outcome) -> str:
+    """The tables of a precision, with what belongs to them."""
+    if not outcome.figures:
+        return f"\n{precision}: no system could be run"
+    base = next((key for key in outcome.figures if key[0] == OURS), next(iter(outcome.figures)))
+    tables = [f"\n{precision}, {case}:\n\n{table(case, outcome.figures, base)}" for case in cases]
+    notes = [f"- {' '.join(key)}: {outcome.notes[key]}; {outcome.agreement(key)}" for key in outcome.figures]
+    rates = f"sequential read beside them: {min(outcome.rates):.1f}–{max(outcome.rates):.1f} GB/s"
+    return "\n".join([*tables, "", *notes, "", rates])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; lists are separated by commas."""
+    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    it.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
+    it.add_argument("--systems", type=listed(MODULES), default=list(MODULES), help=f"of {', '.join(MODULES)}")
+    it.add_argument(
+        "--precision", type=listed(PRECISIONS), default=["bf16", "int8", "int4"], help=f"of {', '.join(PRECISIONS)}"
     )
-    print(machine(), flush=True)
-    with random_model(options.shape, DTYPES[options.dtype]) as (folder, weight_bytes):
-        precision = {"bf16": "bf16-true", "fp32": "32-true"}[options.dtype]
-        systems = {"transformers": transformers(folder, DTYPES[options.dtype]), "this project": ours(folder, precision)}
-        contestants = {
-            name: contestant(generate, options.prompt, options.new, weight_bytes) for name, generate in systems.items()
-        }
-        buffer, rates = torch.ones(2**28), []  # 1 GiB, larger than the caches that a core can count on
-        contestants["machine"] = lambda: rates.append(read_rate(buffer) / 1e9) or {}
-        figures = in_turn(contestants, options.rounds)
-    del figures["machine"]
-    print("\n" + table(figures, "transformers"))
-    print(f"\nsequential read beside it: {min(rates):.1f}–{max(rates):.1f} GB/s", file=sys.stdout)
+    it.add_argument("--prompt", type=numbers, default=[128], help="tokens of the prompt, several for several tables")
+    it.add_argument("--context", type=numbers, default=[], help="long prompts to decode after, as --prompt")
+    it.add_argument("--new", type=positive, default=48, help="tokens decoded after the first")
+    it.add_argument("--rounds", type=positive, default=5)
+    it.add_argument("--threads", type=positive, default=os.cpu_count(), help="of each system")
+    it.add_argument("--gpt_fast", type=Path, metavar="CLONE", help="a clone of gpt-fast")
+    it.add_argument("--python", type=assigned, action="append", default=[], metavar="SYSTEM=PYTHON")
+    it.add_argument("--scratch", type=Path, metavar="DIR", help="where checkpoints are written and kept")
+    it.add_argument("--patience", type=float, default=1800, metavar="SECONDS", help="that one answer may take")
+    return it
+
+
+def listed(known: Sequence[str] | dict[str, str]) -> Callable[[str], list[str]]:
+    """Reads names separated by commas."""
+
+    def names(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"there is no {unknown[0]!r}; there are {', '.join(known)}")
+        return text.split(",")
+
+    return names
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    return [positive(each) for each in text.split(",")]
+
+
+def assigned(text: str) -> tuple[str, str]:
+    """SYSTEM=PYTHON; the path stays as it is, since a virtual environment is told by its link."""
+    system, _, path = text.partition("=")
+    if system not in MODULES or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SYSTEM=PYTHON with one of {', '.join(MODULES)} and a file")
+    return system, str(Path(path).absolute())
 
 
 if __name__ == "__main__":
