@@ -207,3 +207,18 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path, index):
     index(tmp_path, {"w": "x.safetensors", "ghost": "x.safetensors"})
     with pytest.raises(WeightsError, match=r"x\.safetensors: lacks tensor 'ghost'"):
         llm_sepweight.open(tmp_path)
+
+
+def test_a_name_of_any_length_is_told_in_a_sentence(tmp_path, index):
+    """Messages held all of it: megabytes, where the file had them."""
+    long = "x" * 300_000
+    save_file_of_ones(tmp_path / "a.safetensors")
+    index(tmp_path, {"w": "a.safetensors", long: "a.safetensors"})
+    save_file_of_ones(tmp_path / "cut.safetensors", long)
+    os.truncate(tmp_path / "cut.safetensors", (tmp_path / "cut.safetensors").stat().st_size - 1)
+    header = f'{{"{long}": 1, "{long}": 2}}'.encode()
+    (tmp_path / "twice.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for path, rule in (("", "lacks tensor"), ("cut.safetensors", "cut off is"), ("twice.safetensors", "duplicate key")):
+        with pytest.raises(WeightsError, match=rf"{rule} 'x{{200}}'") as caught:
+            llm_sepweight.open(tmp_path / path)
+        assert len(str(caught.value)) < 600

@@ -65,6 +65,7 @@ def test_the_decider_names_and_drops(sharded, tensors):
     with llm_sepweight.open(sharded, decider=decide) as weights:
         assert weights.names[:3] == ("begin.embed_tokens.weight", "mid.0.up.weight", "mid.0.norm.weight")
         assert "end.lm_head.weight" not in weights
+        assert weights.key("mid.0.up.weight") == "model.layers.0.mlp.up.weight"
         assert weights.dropped == weights.part("0-1").dropped == ("lm_head.weight",)
         assert torch.equal(weights.read("mid.1.up.weight"), tensors["model.layers.1.mlp.up.weight"])
 
@@ -222,40 +223,6 @@ def test_a_name_that_is_no_misspelling_suggests_none(sharded, name):
     """Layer 7 of a model with three was taken for a misspelt layer 2."""
     with llm_sepweight.open(sharded) as weights, pytest.raises(WeightsError, match=r"has no tensor '[\w.]+'$"):
         weights.read(name)
-
-
-@pytest.mark.parametrize(
-    ("files", "index"),
-    [
-        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "model.safetensors.index.json"),
-        (["pytorch_model-00001-of-00003.bin"], "pytorch_model.bin.index.json"),
-    ],
-)
-def test_shards_without_their_index_name_the_file_to_get(tmp_path, files, index):
-    """They were called "no weights here"."""
-    for name in files:
-        (tmp_path / name).touch()
-    with pytest.raises(
-        WeightsError, match=rf"{index}: missing, though the shard {files[0]}.* is there; .* get that file"
-    ):
-        llm_sepweight.open(tmp_path)
-
-
-@pytest.mark.parametrize("config", ['{"base_model_name_or_path": "org/base"}', "{", "{}", None])
-def test_an_adapter_is_told_from_a_model(tmp_path, config):
-    save_file({"lora_A": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
-    if config is not None:
-        (tmp_path / "adapter_config.json").write_text(config)
-    base = " 'org/base'" if config and "org" in config else ""
-    with pytest.raises(WeightsError, match=rf"an adapter \(PEFT\).*; give its base model{base}, or a folder .*merged"):
-        llm_sepweight.open(tmp_path)
-
-
-def test_gguf_is_named_as_what_it_is(tmp_path):
-    (tmp_path / "tiny-q8_0.GGUF").touch()
-    for path in (tmp_path, tmp_path / "tiny-q8_0.GGUF"):
-        with pytest.raises(WeightsError, match=r"tiny-q8_0\.GGUF: GGUF files aren't read; .*original repository"):
-            llm_sepweight.open(path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])

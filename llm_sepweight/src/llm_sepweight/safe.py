@@ -49,7 +49,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise WeightsError(f"duplicate key {twice!r} in JSON")
+        raise WeightsError(f"duplicate key {twice[:200]!r} in JSON")
     return result
 
 
@@ -71,6 +71,14 @@ def open_file(path: Path) -> FileIO:
         return path.open("rb", buffering=0)
     except OSError as error:
         raise WeightsError(f"{path}: can't be read ({error.strerror})") from None
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, sorted; WeightsError where it can't be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise WeightsError(f"{folder}: can't be listed ({error.strerror})") from None
 
 
 def refuse_pointer(head: bytes, path: Path) -> None:

@@ -4,20 +4,25 @@ import re
 from pathlib import Path
 
 from .errors import WeightsError
-from .safe import read_json
+from .layout import MANIFEST, file_section
+from .safe import names_in, read_json
 
 _SHARD = re.compile(r"((?:model|pytorch_model)(?:-[0-9]{5})?)-of-[0-9]{5}(\.safetensors|\.bin)")
+_READABLE = re.compile(r"(model\.safetensors|pytorch_model\.bin)(\.index\.json)?|consolidated\.[0-9]{2}\.pth")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 def why_unread(path: Path) -> str | None:
     """A sentence on what is at `path` and the way out, where it is of a known kind that isn't read; else None.
 
-    Known are GGUF files, adapters of PEFT, and shards without their index.
+    Known are GGUF files, adapters of PEFT, and shards without their index. Where weights are there that are read,
+    it is None whatever lies beside them. WeightsError for a folder that can't be listed.
     """
     if not path.is_dir():
         return _why_gguf(path) if path.suffix.lower() == ".gguf" else None
-    names = sorted(each.name for each in path.iterdir())
+    names = names_in(path)
+    if any(name == MANIFEST or file_section(name) or _READABLE.fullmatch(name) for name in names):
+        return None
     if any(name in names for name in _ADAPTER):
         return _why_adapter(path)
     shards = [match for name in names if (match := _SHARD.fullmatch(name))]

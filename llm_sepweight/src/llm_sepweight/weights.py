@@ -1,7 +1,7 @@
 """`Weights`: the tensors of a checkpoint by name, whatever its layout on disk."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -75,6 +75,10 @@ class Weights:
         file, key = self._entry(name)
         return file.infos[key]
 
+    def key(self, name: str) -> str:
+        """The name that the tensor's own file has for it. WeightsError for an unknown name."""
+        return self._entry(name)[1]
+
     def read(
         self,
         name: str,
@@ -147,6 +151,11 @@ class Weights:
                 )
         entries = {n: e for n, e in whole._found.entries.items() if split_name(n)[0] in wanted}
         return Weights(replace(whole._found, entries=_in_order(entries), num_layers=self.num_layers))
+
+    def without(self, names: Collection[str]) -> "Weights":
+        """The same tensors but for some names, which need not be there. Shares the open files."""
+        entries = {name: entry for name, entry in self._found.entries.items() if name not in names}
+        return Weights(replace(self._found, entries=entries, num_layers=self.num_layers))
 
     def close(self) -> None:
         """Lets go of the files, also for the parts of these weights; tensors already read stay valid."""

@@ -42,7 +42,7 @@ def _from_index(index: Path, layout: str, open_file: Callable[[Path], TensorFile
     files = {name: open_file(path) for name, path in paths.items()}
     for key, name in weight_map.items():
         if key not in files[name].infos:
-            raise WeightsError(f"{files[name].path}: lacks tensor {key!r}, which {index.name} says is there")
+            raise WeightsError(f"{files[name].path}: lacks tensor {key[:200]!r}, which {index.name} says is there")
     return Found(
         layout=f"{layout}-sharded",
         path=index.parent,

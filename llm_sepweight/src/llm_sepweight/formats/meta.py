@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..safe import names_in
 from .base import Found, TensorFile, TensorInfo
 from .hf import from_file
 from .torch_file import TorchFile
@@ -28,7 +29,7 @@ _CUT: tuple[tuple[str, int | None], ...] = (
 
 def find(folder: Path) -> Found | None:
     """The weights of a folder with consolidated.*.pth files, under Meta's names, or None where there are none."""
-    paths = sorted(path for path in folder.iterdir() if _FILE.fullmatch(path.name))
+    paths = [folder / name for name in names_in(folder) if _FILE.fullmatch(name)]
     if not paths:
         return None
     expected = [f"consolidated.{i:02d}.pth" for i in range(len(paths))]

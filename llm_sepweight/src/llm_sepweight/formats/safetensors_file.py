@@ -158,7 +158,8 @@ def _check_size(infos: dict[str, TensorInfo], offsets: dict[str, int], size: int
         last = max(infos, key=lambda key: offsets[key] + infos[key].nbytes)
         end = offsets[last] + infos[last].nbytes
         if end > size:
-            cut = min((key for key in infos if offsets[key] + infos[key].nbytes > size), key=lambda key: offsets[key])
+            beyond = (key for key in infos if offsets[key] + infos[key].nbytes > size)
+            cut = min(beyond, key=lambda key: offsets[key])[:200]
             raise WeightsError(f"{path}: truncated, it has {size} of {end} bytes; the first tensor cut off is {cut!r}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import WeightsError
 from ..layout import MANIFEST, Section, file_section, join_name, split_name
 from ..manifest import FileRecord, Manifest, read_manifest
-from ..safe import check_file_name, named_files
+from ..safe import check_file_name, named_files, names_in
 from .base import Found, TensorFile
 from .safetensors_file import SafetensorsFile
 from .torch_file import TorchFile
@@ -15,7 +15,7 @@ def find(folder: Path) -> Found | None:
     """The weights of a sepweight folder, under sectioned names, or None where there are none."""
     if (folder / MANIFEST).exists():
         return _from_manifest(folder, read_manifest(folder / MANIFEST))
-    found = sorted(path for path in folder.iterdir() if file_section(path.name))
+    found = [folder / name for name in names_in(folder) if file_section(name)]
     old = [path for path in found if path.suffix == ".pth"]
     if found and not old:
         raise WeightsError(
@@ -50,7 +50,7 @@ def _check_record(file: SafetensorsFile, record: FileRecord) -> None:
     for key in record.tensors.keys() | file.infos.keys():
         info, said = file.infos.get(key), record.tensors.get(key)
         if info is None or said is None or (info.shape, info.dtype) != (said.shape, said.dtype):
-            raise WeightsError(f"{file.path}: tensor {key!r} isn't as {MANIFEST} says; the file was changed")
+            raise WeightsError(f"{file.path}: tensor {key[:200]!r} isn't as {MANIFEST} says; the file was changed")
     size = file.path.stat().st_size
     if size != record.bytes:
         raise WeightsError(f"{file.path}: has {size} bytes, {MANIFEST} says {record.bytes}")
