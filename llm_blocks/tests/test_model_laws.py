@@ -116,3 +116,16 @@ def test_the_checks_notice_the_wrong_last_position_and_buffers(
     monkeypatch.setattr(toy, "Model", Buffered)
     with pytest.raises(AssertionError, match="no buffers"):
         testing.check_meta_build(_make(toy), "f", IDS)
+
+
+def test_the_first_layers_are_a_model_that_copies_nothing(toy: ModuleType) -> None:
+    model = llm_blocks.new_model(toy.Config())
+    parts = {"f": model}
+    for count in (1, 2):
+        parts[f"b 0-{count}"] = llm_blocks.new_model(toy.Config(), f"b 0-{count}")
+        testing.check_first_layers(parts.__getitem__, IDS, count)
+    for count in (0, 3, 4):
+        with pytest.raises(ValueError, match="from 1 to 2 of this model's 3"):
+            llm_blocks.first_layers(model, count)
+    with pytest.raises(ValueError, match="needs a whole model"):
+        llm_blocks.first_layers(parts["b 0-2"], 1)

@@ -21,7 +21,8 @@ class Stub:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.last: Any = type("Last", (), {"token_ids": (1,), "tokens_per_second": None, "finish_reason": "stop"})
+        last = {"token_ids": (1,), "tokens_per_second": None, "finish_reason": "stop", "passes": 0}
+        self.last: Any = type("Last", (), last)
 
     def ask(self, text: str) -> Iterator[str]:
         self.asked.append(text)
@@ -161,6 +162,19 @@ def test_what_cut_an_answer_short_is_told(llm: LLM, capsys: pytest.CaptureFixtur
     assert words in capsys.readouterr().err
 
 
+def test_a_system_prompt_needs_no_empty_question(
+    make_checkpoint: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """One was rendered before the first line was read, which some templates refuse."""
+    folder = make_checkpoint()
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content or raise_exception('empty') }}{% endfor %}"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    assert run(["chat", str(folder), "--sys_prompt", "be kind", "--max_new_tokens", "2"]) == 0
+    assert "empty" not in capsys.readouterr().err
+
+
 def test_a_system_prompt_that_the_template_leaves_out_is_refused(
     make_checkpoint: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -171,3 +185,14 @@ def test_a_system_prompt_that_the_template_leaves_out_is_refused(
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
     assert run(["chat", str(folder), "--sys_prompt", "be kind"]) == 1
     assert "no place for a system message" in capsys.readouterr().err
+
+
+def test_speculation_is_reported_behind_an_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    answers = []
+    for flags in ([], ["--speculative", "ngram"], ["--draft_model", "demo"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nWho are you?\n"))
+        assert run(["chat", "demo", "--precision", "32-true", "--seed", "1", *flags]) == 0
+        captured = capsys.readouterr()
+        answers.append(captured.out)
+        assert ("tokens a pass" in captured.err or "nothing was proposed" in captured.err) == bool(flags)
+    assert answers[0] == answers[1] == answers[2]

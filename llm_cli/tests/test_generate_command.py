@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import pytest
 
 from llm_cli import LLM
 from llm_cli.app import run
+from llm_cli.commands.speculation import report
+from llm_cli.completion import Completion
 
 PRECISE = ["--precision", "32-true", "--max_new_tokens", "12"]
 KEYS = ["text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second"]
@@ -181,3 +184,60 @@ def test_another_models_tokenizer_is_told(generate: Any, make_checkpoint: Any, i
     _, err = generate(small, "--prompt", "hi", "--tokenizer_dir", instruct, *PRECISE, code=1)
     assert "262 tokens and the model 40 ids" in err
     assert "probably another model's tokenizer" in err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--speculative", "ngram"],
+        ["--speculative", "self", "--speculative_layers", "1", "--speculative_tokens", "2"],
+        ["--draft_model", "demo"],
+    ],
+    ids=" ".join,
+)
+def test_speculation_gives_the_same_text_and_is_reported(generate: Any, flags: list[str]):
+    arguments = ["demo", "--prompt", "Tell me a story.", "--seed", 3, "--precision", "32-true"]
+    plain, silent = generate(*arguments)
+    out, err = generate(*arguments, *flags)
+    assert out == plain
+    assert "speculation" not in silent
+    said = r"speculation: \d+ % of \d+ proposed tokens accepted, [\d.]+ tokens a pass, [\d.]+ times as fast as without"
+    assert re.fullmatch(said + "(: it is a loss here, leave it out)?", err.splitlines()[-1])
+    told = json.loads(generate(*arguments, *flags, "--json")[0])
+    assert told["text"] + "\n" == plain
+    assert 0 <= told["accepted_tokens"] <= told["proposed_tokens"]
+    assert 0 < told["passes"] < 50
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--speculative", "draft"], 2, "name one with --draft_model"),
+        (["--speculative_layers", "1"], 2, "goes with --speculative self alone"),
+        (["--speculative", "ngram", "--speculative_tokens", "99"], 2, "from 1 to 32"),
+        (["--draft_model", "demo"], 1, "don't share a vocabulary"),
+        (["--speculative", "self", "--speculative_layers", "9"], 1, "from 1 to 1 of this model's 2"),
+    ],
+)
+def test_wrong_speculation_is_one_sentence(generate: Any, instruct: Path, flags: list[str], code: int, words: str):
+    out, err = generate(instruct, *flags, *PRECISE, code=code)
+    assert out == ""
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "end"),
+    [
+        (1.7, ", 1.70 times as fast as without"),
+        (0.8, ", 0.80 times as fast as without: it is a loss here, leave it out"),
+        (None, ""),
+    ],
+)
+def test_a_loss_is_called_a_loss(speed_up: float | None, end: str):
+    rest: dict[str, Any] = {"text": "", "finish_reason": "stop", "prompt_tokens": 3, "cached_tokens": 0}
+    rest |= {"seconds": 1.0, "first_token_seconds": 0.1, "token_ids": (1,) * 25, "speed_up": speed_up}
+    done = Completion(**rest, proposed_tokens=20, accepted_tokens=14, passes=10)
+    assert report([done]) == "speculation: 70 % of 20 proposed tokens accepted, 2.4 tokens a pass" + end
+    assert report([Completion(**rest, passes=10)]) == "speculation: nothing was proposed"
+    assert report([Completion(**rest)]) == ""

@@ -66,13 +66,23 @@ def test_an_answer_is_that_of_transformers(case: testing.Case, length: int) -> N
 @pytest.mark.parametrize("chunk", [5, 1024])
 def test_an_answer_depends_on_its_own_text_alone(case: testing.Case, chunk: int, monkeypatch: Any) -> None:
     """Not on its budget, nor on the others of the batch, which cross the trained length at other times or never."""
-    monkeypatch.setattr(llm_cli.reading.prefill, "__kwdefaults__", {"chunk": chunk})
+    monkeypatch.setattr(llm_cli.reading, "CHUNK", chunk)
     prompts = [prompt(case, length) for length in (3, 9, TRAINED, 60, 20)]
     together = answers(case, *prompts)
     for ids, found in zip(prompts, together, strict=True):
         assert answers(case, ids) == [found]
         assert answers(case, ids, max_new_tokens=7) == [found[:7]]
         assert answers(case, ids, max_new_tokens=100)[0][:30] == found
+
+
+def test_a_prompt_is_read_in_chunks(case: testing.Case, monkeypatch: Any) -> None:
+    """The test above patched defaults that nothing read, so that it tested one size alone."""
+    monkeypatch.setattr(llm_cli.reading, "CHUNK", 5)
+    widths: list[int] = []
+    hook = case.model.register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[1]))
+    answers(case, prompt(case, 12), max_new_tokens=2)
+    hook.remove()
+    assert widths == [5, 5, 2, 1]
 
 
 def test_samples_cross_together(case: testing.Case) -> None:
@@ -108,5 +118,5 @@ def test_a_cache_of_the_models_own_refuses_to_mix(case: testing.Case) -> None:
     cache.aims[0] = TRAINED
     with torch.inference_mode():
         model(ids[:, :TRAINED], cache)
-        with pytest.raises(ValueError, match="set its length to 0 and read it again"):
+        with pytest.raises(ValueError, match="its length to 0, and read it again"):
             model(ids[:, TRAINED:], cache)

@@ -29,6 +29,7 @@ from llm_blocks.config import (
     sliding_layers,
 )
 from llm_blocks.decoder import CacheShape, Decoder, Head, ScaledEmbedding, SoftcappedHead, TokenEmbedding
+from llm_blocks.first_layers import first_layers
 from llm_blocks.gguf import GgufForm, gguf_form, gguf_rope, gguf_sizes, inexpressible, within_window
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import Checkpoint, fill, load, load_config, open_checkpoint, read_config
@@ -80,6 +81,7 @@ __all__ = [
     "fill",
     "find",
     "find_importer",
+    "first_layers",
     "gguf_form",
     "gguf_rope",
     "gguf_sizes",

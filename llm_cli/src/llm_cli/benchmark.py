@@ -40,10 +40,12 @@ def measures(llm: LLM, completion: Completion) -> dict[str, float]:
     """What one completion says about speed. Decoding leaves out the prompt and the first token, which comes with it.
 
     The bytes that a decoding step reads are the weights it multiplies with and the cache up to the middle of the
-    answer. A measure that needs two tokens is 0 where there is one.
+    answer; with speculation a step is a pass, which may give several tokens, and what a draft reads is left out. A
+    measure that needs two tokens is 0 where there is one.
     """
     tokens = len(completion.token_ids)
     speed = completion.tokens_per_second or 0.0
+    steps = speed * completion.passes / (tokens - 1) if completion.passes else speed
     middle = completion.prompt_tokens + tokens // 2
     result = {
         "Inference speed in tokens/sec": tokens / completion.seconds,
@@ -52,7 +54,7 @@ def measures(llm: LLM, completion: Completion) -> dict[str, float]:
         "Tokens generated": tokens,
         "Prefill speed in tokens/sec": completion.prompt_tokens / completion.first_token_seconds,
         "Decode speed in tokens/sec": speed,
-        "Bytes read per second": speed * bytes_per_token(llm.model, middle),
+        "Bytes read per second": steps * bytes_per_token(llm.model, middle),
     }
     if llm.device.type == "cuda":
         result["Total GPU memory allocated in GB"] = torch.cuda.max_memory_allocated(llm.device) / 1e9

@@ -1,9 +1,10 @@
 """What a generation hands out: pieces of text while it runs, completions at its end."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llm_cli.stopping import StopText
+from llm_sampler import SpeculativeReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class Completion:
     where the generation was left before its end. `text` is None where there is no tokenizer. `seconds` runs from the
     start of the call to the last token, `first_token_seconds` to the first; both include reading the prompt.
     `cached_tokens` of the prompt were known from earlier turns and not read again.
+
+    With speculation, `passes` calls of the model gave what follows the first token; it was called with
+    `proposed_tokens`, of which it took `accepted_tokens`. `speed_up` is the measured speed of all rows together over
+    that of plain steps in the same generation, None where there were none of the one or the other.
     """
 
     text: str | None
@@ -33,6 +38,10 @@ class Completion:
     seconds: float
     first_token_seconds: float
     logprobs: tuple[TokenLogprob, ...] | None = None
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+    passes: int = 0
+    speed_up: float | None = None
 
     @property
     def decode_seconds(self) -> float:
@@ -112,3 +121,13 @@ class Row:
             first_token_seconds=self.first_token_seconds,
             logprobs=tuple(self.logprobs) if with_logprobs else None,
         )
+
+
+def with_speculation(completions: list[Completion], report: SpeculativeReport) -> list[Completion]:
+    """The completions, row by row, with what came of speculating."""
+    rows = zip(completions, report.proposed, report.accepted, report.passes, strict=False)
+    told = [
+        replace(one, proposed_tokens=proposed, accepted_tokens=accepted, passes=passes, speed_up=report.speed_up)
+        for one, proposed, accepted, passes in rows
+    ]
+    return told or completions  # nothing is known before the second token

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 import llm_sampler
-from llm_cli.completion import Completion, Piece, Row, TokenLogprob
+from llm_cli.completion import Completion, Piece, Row, TokenLogprob, with_speculation
+from llm_cli.drafting import Propose, proposer
+from llm_cli.feeding import Feeder
 from llm_cli.options import Options
-from llm_cli.reading import PromptCache, padded, prefill, rounded, spread
+from llm_cli.reading import PromptCache, padded
 from llm_cli.stopping import StopText
+from llm_sampler import Pace, SpeculativeReport
 from llm_tokenizer import TextStream, Tokenizer
 
 CONTEXT = 16  # ids: more than the bytes of a character, so that decoding is in step after so many
@@ -22,7 +25,7 @@ class Generation:
 
     `continued` says that the prompts are beginnings of the texts that are generated. `completions` has what there is so
     far: prompt by prompt, and sample by sample of each. What can be wrong with
-    prompts and options raises ValueError here, before any work.
+    prompts and options raises ValueError here, before any work. `draft` is the draft model of speculative decoding.
     """
 
     def __init__(
@@ -36,14 +39,14 @@ class Generation:
         limit: int,
         fixed_length: int | None = None,
         cache: PromptCache | None = None,
+        draft: Any = None,
     ) -> None:
         check_prompts(prompts, vocab_size=model.config.vocab_size, limit=limit)
         if options.stop_texts and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, which this checkpoint lacks; stop at ids instead")
         if cache is not None and (len(prompts) > 1 or options.num_samples > 1):
             raise ValueError("a PromptCache goes with one prompt and one sample; leave it out for several")
-        self._model, self._prompts, self._options, self._cache = model, prompts, options, cache
-        self._limit, self._fixed_length = limit, fixed_length
+        self._model, self._prompts, self._options = model, prompts, options
         self._end_ids = options.end_ids(tokenizer)
         self._rows = [
             Row(
@@ -56,8 +59,9 @@ class Generation:
             for ids in prompts
             for _ in range(options.num_samples)
         ]
-        self._kv: Any = None
-        self._steps = self._sampler_steps()
+        feeder = Feeder(model, prompts, self._rows, limit=limit, fixed_length=fixed_length, cache=cache)
+        self._speculation: SpeculativeReport | None = None
+        self._steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=cache))
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -65,7 +69,8 @@ class Generation:
 
     @property
     def completions(self) -> list[Completion]:
-        return [row.completion(with_logprobs=self._options.logprobs is not None) for row in self._rows]
+        plain = [row.completion(with_logprobs=self._options.logprobs is not None) for row in self._rows]
+        return plain if self._speculation is None else with_speculation(plain, self._speculation)
 
     def finish(self) -> list[Completion]:
         """Run to the end; the completions."""
@@ -73,20 +78,22 @@ class Generation:
             pass
         return self.completions
 
-    def _sampler_steps(self) -> Iterator[llm_sampler.Step]:
+    def _sampler_steps(self, feeder: Feeder, propose: Propose | None) -> Iterator[llm_sampler.Step]:
         samples, seed = self._options.num_samples, self._options.seed
         device = next(self._model.parameters()).device
         ids = [ids for ids in self._prompts for _ in range(samples)]
-        return llm_sampler.steps(
-            self._forward,
-            padded(ids).to(device),
-            lengths=torch.tensor([len(row) for row in ids], device=device),
-            cached=True,
-            max_new_tokens=[row.budget for row in self._rows],
-            end_ids=self._end_ids,
-            seeds=None if seed is None else [seed + i for _ in self._prompts for i in range(samples)],
+        arguments: dict[str, Any] = {
+            "lengths": torch.tensor([len(row) for row in ids], device=device),
+            "end_ids": self._end_ids,
+            "seeds": None if seed is None else [seed + i for _ in self._prompts for i in range(samples)],
             **self._options.sampling(),
-        )
+        }
+        prompts, budgets = padded(ids).to(device), [row.budget for row in self._rows]
+        if propose is None:
+            return llm_sampler.steps(feeder.one, prompts, budgets, cached=True, **arguments)
+        self._speculation = SpeculativeReport()
+        arguments |= {"pace": Pace(self._options.speculative_tokens), "report": self._speculation}
+        return llm_sampler.speculative_steps(feeder.several, propose, prompts, budgets, **arguments)
 
     @torch.inference_mode()
     def _run(self) -> Iterator[Piece]:
@@ -97,56 +104,12 @@ class Generation:
             logprobs = _logprobs(step, ids)
             handed_over = time.perf_counter()
             for index, row in enumerate(self._rows):
-                if row.finish_reason is None:
+                if row.finish_reason is None and ids[index] >= 0:
                     row.logprobs += logprobs[index : index + 1]
                     yield Piece(row=index, id=ids[index], text=row.push(ids[index], self._end_ids, seconds))
             waited += time.perf_counter() - handed_over  # what the caller does with a piece is no part of our speed
             if all(row.finish_reason is not None for row in self._rows):
                 return
-
-    def _forward(self, ids: Tensor) -> Tensor:
-        """The logits (B, 1, V) after the ids (B, T) that the sampler hands in: the prompts first, then (B, 1) each."""
-        if self._kv is None:
-            return self._read_prompts()
-        # A row that has ended goes on while there is room: rows that advance together are the fast case.
-        counts = [min(1, self._kv.capacity - length) for length in self._kv.lengths]
-        outgrown = self._kv.outgrown()
-        if outgrown:
-            logits = self._read_again(ids[:, 0].tolist(), counts, outgrown)
-        else:
-            logits = self._model(ids, self._kv, counts=None if all(counts) else counts, last_only=True)
-        if self._cache is not None:
-            self._cache.extend(ids[0].tolist())
-        return logits
-
-    def _read_again(self, new: list[int], counts: list[int], outgrown: list[int]) -> Tensor:
-        """One step in which the outgrown rows begin anew, with what they have become (LongRoPE)."""
-        rows = [[0] * length + [i] * count for length, i, count in zip(self._kv.lengths, new, counts, strict=True)]
-        for index in outgrown:
-            row = self._rows[index]
-            if row.finish_reason is None:
-                rows[index] = self._prompts[index // self._options.num_samples] + row.ids
-                self._kv.lengths[index] = 0
-            else:
-                del rows[index][self._kv.lengths[index] :]  # it has ended, so nothing asks for its next position
-        return prefill(self._model, self._kv, rows)
-
-    def _read_prompts(self) -> Tensor:
-        samples, prompts = self._options.num_samples, self._prompts
-        length = max(row.prompt_tokens + row.budget for row in self._rows)
-        length = self._fixed_length or rounded(length, self._limit)
-        if self._cache is not None:
-            self._kv = self._cache.prepare(self._model, prompts[0], length)
-            self._rows[0].cached_tokens = self._kv.lengths[0]
-            logits = prefill(self._model, self._kv, prompts)
-            self._cache.extend(prompts[0][self._rows[0].cached_tokens :])
-            return logits
-        self._kv = self._model.new_cache(len(prompts), length)
-        logits = prefill(self._model, self._kv, prompts)
-        if samples > 1:  # the prompt is read once, however many samples continue it
-            self._kv = spread(self._model, self._kv, samples, length)
-            logits = logits.repeat_interleave(samples, dim=0)
-        return logits
 
 
 def _stream(tokenizer: Tokenizer, before: list[int]) -> TextStream:

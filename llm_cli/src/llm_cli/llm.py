@@ -1,6 +1,5 @@
 """The class that composes the family: weights, model, tokenizer and sampler. Shapes: B batch, T time, V vocabulary."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
@@ -8,14 +7,16 @@ from typing import Any, Literal, Self, Unpack, overload
 import torch
 from torch import Tensor
 
-from llm_cli import belonging, models
+from llm_cli import belonging
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, texts_of
+from llm_cli.opening import open_model
 from llm_cli.options import GenerateOptions, Options, check_keywords
+from llm_cli.pairing import check_pair, precision_of
 from llm_cli.placement import Placement, check_change, place, placed
 from llm_cli.prompts import Prompt, Prompts, as_list, is_continued
-from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer, write_checkpoint
+from llm_cli.source import Source, change, write_checkpoint
 from llm_tokenizer import Tokenizer
 
 
@@ -26,6 +27,7 @@ class LLM:
         self._source, self._tokenizer = source, tokenizer
         self._model: Any = None
         self._placement: Placement | None = None
+        self._draft: LLM | None = None
 
     def __repr__(self) -> str:
         path = "random weights" if self._source.path is None else repr(str(self._source.path))
@@ -41,31 +43,22 @@ class LLM:
         distribute: Literal["auto"] | None = "auto",
         *,
         seed: int = 0,
+        draft_model: str | Path | None = None,
     ) -> Self:
         """Load a model: a folder, a name under checkpoints/, a hub id (fetched when absent), or None for the demo.
 
         init="random" takes the name of a preset or a folder with config.json and needs `tokenizer_dir`; `seed` sets
-        the weights. distribute=None reads no weights until `.distribute(...)` says where they go.
+        the weights. distribute=None reads no weights until `.distribute(...)` says where they go. `draft_model` names
+        a smaller model of the same tokenizer, which goes where this one goes and proposes tokens (docs/speculation.md).
         Raises ValueError for anything that can't be loaded; warns of a tokenizer that is probably another model's.
         """
-        if init not in ("pretrained", "random"):
-            raise ValueError(f"init must be 'pretrained' or 'random', not {init!r}")
         if distribute not in ("auto", None):
             raise ValueError(f"distribute must be 'auto' or None (then call .distribute()), not {distribute!r}")
-        tokenizer = None if tokenizer_dir is None else resolve_tokenizer(tokenizer_dir, access_token)
-        if init == "random":
-            if model is None or tokenizer is None:
-                raise ValueError(
-                    "init='random' needs the name of a preset (`llm info --presets` lists them) and tokenizer_dir=, "
-                    "a folder with a tokenizer"
-                )
-            llm = cls(random_weights(model, seed=seed), tokenizer)
-        else:
-            path = models.resolve(model, access_token=access_token)
-            llm = cls(pretrained(path), tokenizer or find_tokenizer(path))
-            doubt = None if llm._tokenizer is None else belonging.doubt(llm._tokenizer, llm.config.vocab_size)
-            if doubt is not None:
-                warnings.warn(doubt, belonging.TokenizerWarning, stacklevel=2)
+        llm = cls(*open_model(model, init, tokenizer_dir, access_token, seed=seed))
+        if draft_model is not None:
+            draft = cls.load(draft_model, access_token=access_token, distribute=None)
+            check_pair(llm._tokenizer, llm.config.vocab_size, draft._tokenizer, draft.config.vocab_size)
+            llm._draft = draft
         if distribute == "auto":
             llm.distribute()
         return llm
@@ -84,8 +77,9 @@ class LLM:
         accelerator: "auto" takes cuda, else mps, else cpu. precision: "32-true", "bf16-true" or "16-true"; by default
         the checkpoint's own, except that a CPU runs half types in bfloat16 where it has instructions for that and
         else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
-        Raises ValueError for what this version doesn't have (quantize, generate_strategy, more than one device), and
-        for another precision where the present one has rounded the weights.
+        quantize: "int8" or "int4" rounds the linear layers' weights to whole numbers after they were read.
+        Raises ValueError for what this version doesn't have (generate_strategy, more than one device), and for
+        another precision where the present one has rounded the weights.
         """
         stored = self._source.stored_dtype()
         placement = place(
@@ -101,8 +95,10 @@ class LLM:
             self._model = self._source.build(placement)
         else:
             check_change(stored, self._placement, placement)
-            self._model.to(device=placement.device, dtype=placement.dtype)
+            change(self._model, self._placement, placement)
         self._placement = placement
+        if self._draft is not None:
+            self._draft.distribute(accelerator, devices, precision_of(placement.dtype))
 
     @property
     def model(self) -> Any:
@@ -176,6 +172,7 @@ class LLM:
             limit=self.context_length,
             fixed_length=self.context_length if fixed else None,
             cache=cache,
+            draft=None if self._draft is None else self._draft.model,
         )
 
     def complete(
@@ -255,15 +252,16 @@ class LLM:
 
         A text or messages go through the checkpoint's chat template where it has one; `raw=True` leaves a text alone
         and `sys_prompt` adds a system message. The prompt isn't part of the result; a text without template and its
-        result make one text when joined. Prompts of unequal length run as
-        one batch. Prompt and answer share `context_length` tokens: a longer prompt raises, a longer answer ends there.
+        result make one text when joined. Prompts of unequal length run as one batch. Prompt and answer share
+        `context_length` tokens: a longer prompt raises, a longer answer ends there.
 
         Gives a str; with stream=True an iterator of pieces (never half a character, never a part of a stop string);
         with return_as_token_ids=True a Tensor (T,) int64, an end id included, or an iterator of (1,); with `logprobs`
         (how many of the most probable ids to tell, 0 for the chosen alone) a Completion. A list of prompts gives a
         list, and so does num_samples=n, prompt by prompt. The other options are the fields of `options.Options`:
         max_new_tokens (50), temperature (1.0; 0 is greedy), top_k, top_p, min_p, typical_p, repetition_penalty,
-        presence_penalty, frequency_penalty, logit_bias, min_new_tokens, stop, ignore_eos, seed.
+        presence_penalty, frequency_penalty, logit_bias, min_new_tokens, stop, ignore_eos, seed, speculative,
+        speculative_tokens, speculative_layers.
         """
         several = as_list(prompt)[1] or num_samples is not None
         if not return_as_token_ids and logprobs is None and self._tokenizer is None:

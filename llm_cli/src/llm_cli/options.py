@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from torch import Tensor
 
@@ -10,6 +10,9 @@ import llm_sampler
 from llm_cli.errors import suggestion
 from llm_cli.reading import PromptCache
 from llm_tokenizer import Tokenizer
+
+Speculative = Literal["ngram", "draft", "self", "off"]
+MOST_PROPOSALS = 32  # a round has up to twice as many, and windowed layers can be rolled back by 64 positions
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -29,6 +32,9 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | int | Sequence[str | int] | None
     ignore_eos: bool
     seed: int | None
+    speculative: Speculative | None
+    speculative_tokens: int
+    speculative_layers: int | None
 
 
 class GenerateOptions(SamplingOptions, total=False):
@@ -67,6 +73,11 @@ class Options:
 
     `stop` holds strings (the text ends before the first of them, wherever token borders are) and single ids.
     Sample i of each prompt draws with `seed` + i, so a prompt and a seed give the same text in any company.
+
+    `speculative` says who proposes tokens that the model then checks, several at once: "ngram" the text so far,
+    "draft" the draft model that was loaded, "self" the model's first `speculative_layers` (by default a quarter of
+    them); None is "draft" where there is a draft model, else "off". The text is the same in any case. About
+    `speculative_tokens` are proposed at a time: more where they are right, none where they aren't.
     """
 
     max_new_tokens: int = 50
@@ -83,6 +94,9 @@ class Options:
     stop: str | int | Sequence[str | int] | None = None
     ignore_eos: bool = False
     seed: int | None = None
+    speculative: Speculative | None = None
+    speculative_tokens: int = 4
+    speculative_layers: int | None = None
     num_samples: int = 1
     logprobs: int | None = None
 
@@ -96,12 +110,24 @@ class Options:
         if any(stop == "" or not isinstance(stop, str | int) for stop in self.stops):
             raise ValueError(f"stop must hold non-empty strings or ids, not {self.stop!r}")
         self._check_seed()
+        self._check_speculation()
         llm_sampler.SamplingOptions(**self.sampling())  # checks the values of the filters
 
     def _check_seed(self) -> None:
         low, high = -(2**63), 2**63 - self.num_samples  # sample i draws with seed + i, all of them of 64 bits
         if self.seed is not None and not (isinstance(self.seed, int) and low <= self.seed <= high):
             raise ValueError(f"seed must be a whole number from {low} to {high}, not {self.seed!r}")
+
+    def _check_speculation(self) -> None:
+        names, tokens, layers = get_args(Speculative), self.speculative_tokens, self.speculative_layers
+        if self.speculative not in (None, *names):
+            raise ValueError(f"speculative must be one of {', '.join(names)}, not {self.speculative!r}")
+        if type(tokens) is not int or not 1 <= tokens <= MOST_PROPOSALS:
+            raise ValueError(f"speculative_tokens must be a whole number from 1 to {MOST_PROPOSALS}, not {tokens!r}")
+        if layers is not None and (type(layers) is not int or layers < 1):
+            raise ValueError(f"speculative_layers must be a whole number from 1 up, not {layers!r}")
+        if layers is not None and self.speculative != "self":
+            raise ValueError("speculative_layers goes with speculative='self' alone; leave it out, or say that")
 
     @property
     def stops(self) -> tuple[str | int, ...]:

@@ -1,5 +1,6 @@
 """Feed prompts to a model in chunks, and keep what it has read. Shapes: B batch, T time, V vocabulary, L layers."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,9 +41,23 @@ class PromptCache:
         self._ids = ids[:known]
         return self._kv
 
+    @property
+    def known(self) -> int:
+        """How many ids are noted as read."""
+        return len(self._ids)
+
     def extend(self, ids: list[int]) -> None:
         """Note ids that were read after those known so far."""
         self._ids += ids
+
+    def rewind(self, length: int) -> None:
+        """Forget the ids from position `length` on, which are about to be written over."""
+        del self._ids[length:]
+
+    @cached_property
+    def draft(self) -> "PromptCache":
+        """The same for a draft model, which reads the same conversation."""
+        return PromptCache()
 
 
 def rounded(length: int, limit: int) -> int:
@@ -51,8 +66,12 @@ def rounded(length: int, limit: int) -> int:
 
 
 @torch.inference_mode()
-def prefill(model: Any, kv: Any, prompts: list[list[int]], *, chunk: int = CHUNK) -> Tensor:
-    """Read what the cache doesn't hold of each prompt; the logits after each prompt's last id, (B, 1, V)."""
+def prefill(model: Any, kv: Any, prompts: list[list[int]], *, chunk: int | None = None) -> Tensor:
+    """Read what the cache doesn't hold of each prompt; the logits after each prompt's last id, (B, 1, V).
+
+    At most `chunk` positions go through the model at a time, CHUNK where it is None.
+    """
+    chunk = CHUNK if chunk is None else chunk
     device = next(model.parameters()).device
     kv.aims[:] = map(len, prompts)
     rest = [ids[start:] for ids, start in zip(prompts, kv.lengths, strict=True)]

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from .beam import Beam, beam_search
+from .choosing import Step
 from .legacy import (
     best_continuation_naive,
     create_batch_with_continuations,
@@ -15,15 +16,20 @@ from .legacy import (
 )
 from .options import SamplingOptions, Settings
 from .picking import pick, token_logprobs
-from .sampling import Step, sample, steps
+from .sampling import sample, steps
 from .scoring import Scores, choose, score
 from .speculative import propose_by_lookup, speculative_accept, speculative_accept_greedy
+from .speculative_loop import Progress, speculative_steps
+from .speculative_pace import Pace, SpeculativeReport
 
 __all__ = [
     "Beam",
+    "Pace",
+    "Progress",
     "SamplingOptions",
     "Scores",
     "Settings",
+    "SpeculativeReport",
     "Step",
     "beam_search",
     "best_continuation_naive",
@@ -41,6 +47,7 @@ __all__ = [
     "score_batch_iterative",
     "speculative_accept",
     "speculative_accept_greedy",
+    "speculative_steps",
     "steps",
     "token_logprobs",
 ]

@@ -7,6 +7,7 @@ model of that part, always with the same weights.
 from llm_blocks.testing.family import NULL, Case, Family, check_stacked
 from llm_blocks.testing.laws import (
     check_chunks,
+    check_first_layers,
     check_last_only,
     check_meta_build,
     check_rollback,
@@ -23,6 +24,7 @@ __all__ = [
     "Case",
     "Family",
     "check_chunks",
+    "check_first_layers",
     "check_greedy",
     "check_last_only",
     "check_logits",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from llm_blocks.first_layers import first_layers
 from llm_blocks.parameters import shared_names
 
 Make: TypeAlias = Callable[[str], Any]
@@ -43,6 +44,21 @@ def check_slices(make: Make, ids: Tensor, cuts: Sequence[int]) -> None:
     cache, caches = model.new_cache(batch, time), [part.new_cache(batch, time) for part in parts]
     for chunk in ids.split([time - 2, 1, 1], dim=1):
         assert torch.equal(_chain(parts, chunk, caches), model(chunk, cache)), f"cached parts {specs} differ"
+
+
+@torch.inference_mode()
+def check_first_layers(make: Make, ids: Tensor, count: int) -> None:
+    """The first `count` layers and the end, with a cache of their own, give what the parts give, and copy nothing."""
+    model, beginning = make("f"), make(f"b 0-{count}")
+    short, cache, theirs = first_layers(model, count), None, None
+    owned = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in short.parameters()} <= owned, "the first layers have weights of their own"
+    for chunk in (ids, *ids.split([ids.size(1) - 2, 1, 1], dim=1)):
+        assert torch.equal(short(chunk, cache), model.end(beginning(chunk, theirs))), "the first layers differ"
+        cache = cache or short.new_cache(*ids.shape)
+        theirs = theirs or beginning.new_cache(*ids.shape)
+    assert cache is not None
+    assert list(cache.k) == list(range(count)), f"the cache has the layers {list(cache.k)}"
 
 
 @torch.inference_mode()

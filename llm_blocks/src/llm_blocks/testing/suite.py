@@ -128,6 +128,7 @@ def check_laws(case: Case) -> None:
     layers, make = case.model.config.num_layers, case.part
     laws.check_chunks(make, case.ids(2, 13), [1, 6, 2, 4])
     laws.check_slices(make, case.ids(2, 9), sorted({1, layers - 1}))
+    laws.check_first_layers(make, case.ids(2, 9), layers - 1)
     laws.check_rows(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 9)])
     laws.check_rollback(make, case.ids(2, 8), case.ids(2, 3), [2, 0])
     laws.check_last_only(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 6)])

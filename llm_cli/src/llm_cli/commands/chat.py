@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,10 +14,12 @@ from llm_cli.commands.sampling import (
     AccessToken,
     Model,
     Precision,
+    Quantize,
     Sampling,
     SystemPrompt,
     TokenizerDir,
 )
+from llm_cli.commands.speculation import NO_SPECULATION, Speculation, report
 from llm_cli.errors import usage
 from llm_cli.output import noticed, write_notice, write_text
 
@@ -37,32 +39,37 @@ def chat(
     sys_prompt: SystemPrompt = None,
     max_new_tokens: Annotated[int, Parameter(help="Most tokens of an answer.")] = 512,
     sampling: Sampling = DEFAULT_SAMPLING,
+    speculation: Speculation = NO_SPECULATION,
     precision: Precision = None,
+    quantize: Quantize = None,
     tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
     access_token: AccessToken = None,
 ) -> None:
     """Talk with a model: it remembers the turns, and /help lists commands. Ctrl-C stops an answer, Ctrl-D leaves."""
-    settings = {"max_new_tokens": max_new_tokens, **sampling.given()}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **sampling.given()}
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.chat import ChatSession
     from llm_cli.llm import LLM
     from llm_cli.options import Options
     from llm_cli.placement import settle_threads
+    from llm_cli.quantizing import tell_lost
 
     with usage():  # a wrong value is told before the weights are read
+        settings |= speculation.given()
         Options(**settings)
     with noticed(TokenizerWarning):
-        llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+        places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
+        llm = LLM.load(model, access_token=access_token, distribute=None, **places)
     if not llm.has_tokenizer:
         raise ValueError(
             "this checkpoint has no tokenizer, without which there is no text; name one with --tokenizer_dir"
         )
+    # A template without a place for the system prompt is told here, before the weights are read.
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
-    if sys_prompt is not None:
-        llm.encode("", sys_prompt=sys_prompt)  # a template without a place for it is told before the weights are read
-    llm.distribute(precision=precision)
+    llm.distribute(precision=precision, quantize=quantize)
     settle_threads(llm.model)
+    tell_lost(llm)
     if llm.tokenizer.chat_template is None:
         write_notice("this model has no chat template, so it continues the text instead of answering")
     if sys.stdin.isatty():
@@ -154,7 +161,8 @@ def _show(session: ChatSession, answer: Generator[str, None, None]) -> None:
     last = session.last
     assert last is not None
     speed = f", {last.tokens_per_second:.1f} tokens/s" if last.tokens_per_second else ""
-    write_notice(f"({len(last.token_ids)} tokens{speed}{_end(session, last)})")
+    told = report([last])
+    write_notice(f"({len(last.token_ids)} tokens{speed}{_end(session, last)}{told and f'; {told}'})")
 
 
 def _end(session: ChatSession, last: Completion) -> str:

@@ -14,10 +14,12 @@ from llm_cli.commands.sampling import (
     AccessToken,
     Model,
     Precision,
+    Quantize,
     Sampling,
     SystemPrompt,
     TokenizerDir,
 )
+from llm_cli.commands.speculation import NO_SPECULATION, Speculation, report
 from llm_cli.errors import usage
 from llm_cli.output import noticed, write_json, write_lines, write_notice, write_text
 
@@ -42,12 +44,14 @@ def generate(
     max_new_tokens: Annotated[int, Parameter(help="Most tokens of a continuation.")] = 50,
     min_new_tokens: Annotated[int, Parameter(help="No end before this many tokens.")] = 0,
     sampling: Sampling = DEFAULT_SAMPLING,
+    speculation: Speculation = NO_SPECULATION,
     prompt_ids: Annotated[
         str | None, Parameter(help="Ids instead of a text, as in 1,403,407; no template, needs no tokenizer.")
     ] = None,
     raw: Annotated[bool, Parameter(help="Leave the chat template out.")] = False,
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
+    quantize: Quantize = None,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
     logprobs: Annotated[
@@ -64,22 +68,26 @@ def generate(
     from llm_cli.llm import LLM
     from llm_cli.options import Options
     from llm_cli.placement import settle_threads
+    from llm_cli.quantizing import tell_lost
 
     # Wrong values, and a prompt that doesn't fit, are told before the weights are read.
     with usage():
         source = read_text(prompt) if prompt_ids is None else parse_ids(prompt_ids, prompt)
+        options |= speculation.given()
         Options(**options)
         if logprobs is not None and not json:
             raise ValueError("--logprobs are told in JSON alone; add --json")
         if raw and sys_prompt is not None:
             raise ValueError("--raw leaves out the chat template that --sys_prompt needs; give one of them")
     with noticed(TokenizerWarning):
-        llm = LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+        places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
+        llm = LLM.load(model, access_token=access_token, distribute=None, **places)
     check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
-    llm.distribute(precision=precision)
+    llm.distribute(precision=precision, quantize=quantize)
     settle_threads(llm.model)
+    tell_lost(llm)
     completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
     _report(completions, options["seed"] if sampling.temperature > 0 else None)
     if any(one.context_ended(max_new_tokens) for one in completions):
@@ -131,13 +139,16 @@ def as_dict(completion: Completion) -> dict[str, Any]:
     """What --json says of a sample; `tokens_per_second` is that of decoding, without the prompt."""
     names = ("text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second")
     told = {name: getattr(completion, name) for name in names}
+    if completion.passes:
+        names = ("proposed_tokens", "accepted_tokens", "passes", "speed_up")
+        told |= {name: getattr(completion, name) for name in names}
     if completion.logprobs is not None:
         told["logprobs"] = [asdict(one) for one in completion.logprobs]
     return told
 
 
 def _report(completions: list[Completion], seed: int | None) -> None:
-    """One line on stderr: how long it took, and the seed that repeats it."""
+    """On stderr: how long it took, the seed that repeats it, and what came of speculating."""
     tokens = sum(len(one.token_ids) for one in completions)
     seconds = max(one.seconds for one in completions)
     speeds = [one.tokens_per_second for one in completions if one.tokens_per_second]
@@ -145,3 +156,6 @@ def _report(completions: list[Completion], seed: int | None) -> None:
     parts += [f"decoding {sum(speeds):.1f} tokens/s"] if speeds else []
     parts += [] if seed is None else [f"seed {seed}"]
     sys.stderr.write(", ".join(parts) + "\n")
+    told = report(completions)
+    if told:
+        write_notice(told)
