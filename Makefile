@@ -2,15 +2,16 @@
 #   run    generate a story with the model that ships, offline      dev    install everything for development
 #   check  format, lint, types, layers, declared imports, versions  test   every test, offline, on the CPU
 #   quick  the tests without the slow ones                          alone  PKG=x: build x, install it by itself, test it
+#   sanitize  the tests of the CPU kernels under AddressSanitizer
 #   bench  time the project beside its peers                        release PKG=x: check, build and tag one package
 #   demo-model  compose the corpus, train and export the model that ships
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
-TOOLS := pytest pytest-xdist hypothesis transformers gguf ruff pyright import-linter build hatchling
+TOOLS := pytest pytest-xdist hypothesis transformers compressed-tensors gguf ruff pyright import-linter build hatchling
 
-.PHONY: run dev check test quick alone bench release demo-model
+.PHONY: run dev check test quick sanitize alone bench release demo-model
 .DELETE_ON_ERROR:
 
 run: .venv/.family
@@ -35,6 +36,9 @@ test: .venv/.dev
 
 quick: .venv/.dev
 	$(PYTEST) -m "not slow"
+
+sanitize: .venv/.dev
+	$(BIN)/python tools/sanitize.py
 
 alone: .venv/.dev
 	$(BIN)/python tools/alone.py $(PKG)

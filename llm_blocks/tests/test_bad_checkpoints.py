@@ -48,6 +48,16 @@ def test_the_end_of_a_tied_checkpoint_says_that_it_needs_the_embedding(toy: Modu
         llm_blocks.load(tmp_path / "tied", "b")
 
 
+def test_the_missing_end_of_a_tied_checkpoint_is_named(toy: ModuleType, tmp_path: Path) -> None:
+    """The tied head, which lies in begin.safetensors, passed for a tensor of the end's own file."""
+    model = llm_blocks.new_model(toy.Config(tie_embeddings=True))
+    llm_blocks.save(model, tmp_path / "tied")
+    llm_sepweight.write(tmp_path / "sep", model.state_dict(), config=llm_blocks.read_config(tmp_path / "tied"))
+    (tmp_path / "sep" / "end.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"sep/end\.safetensors: missing, though it should hold end\.norm\.weight,"):
+        llm_blocks.load(tmp_path / "sep")
+
+
 def test_a_config_that_claims_countless_layers_is_refused_before_they_are_made(
     folder: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +126,25 @@ def test_wrong_tensors_are_named_with_their_file(folder: Path, change: Any, rule
         llm_blocks.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor", "rule"),
+    [
+        ("model.layers.1.query.weight", torch.zeros(3, 4), r" has shape \(3, 4\)"),
+        ("model.layers.1.query.weight", torch.ones(16, 16, dtype=torch.int8), r" is torch\.int8"),
+        ("model.layers.3.query.weight", torch.zeros(16, 16), ", which config"),
+    ],
+    ids=["shape", "dtype", "unexpected"],
+)
+def test_a_tensor_that_is_there_goes_by_the_name_that_it_has(
+    folder: Path, toy: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, tensor: torch.Tensor, rule: str
+) -> None:
+    """It was called by the first spelling of the table, which the file may not have."""
+    monkeypatch.setitem(toy.NAMES, "model.layers.{i}.query.weight", "mid.{i}.q.weight")
+    _rewrite(folder, lambda tensors: {k: v for k, v in tensors.items() if k != name[len("model.") :]} | {name: tensor})
+    with pytest.raises(WeightsError, match=rf"safetensors: (holds )?{name} \(here mid\..\.q\.weight\){rule}"):
+        llm_blocks.load(folder)
+
+
 def test_a_truncated_shard_is_named(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -163,6 +192,16 @@ def test_what_is_no_checkpoint_of_ours_is_named_as_what_it_is(toy: ModuleType, t
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     with pytest.raises(WeightsError, match=r"holds an adapter .*; give its base model 'org/base'"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["tiny.gguf", "adapter_config.json"])
+def test_config_json_is_what_good_weights_lack(folder: Path, beside: str) -> None:
+    """What lay beside them was told instead, as if it were all."""
+    (folder / "config.json").unlink()
+    (folder / beside).write_text("{}")
+    for read in (load_config, llm_blocks.load):
+        with pytest.raises(WeightsError, match=r"saved/config\.json: can't be read \(No such file"):
+            read(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.int8])

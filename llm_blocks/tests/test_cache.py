@@ -141,7 +141,8 @@ def test_a_row_has_one_set_of_angles() -> None:
     assert short.outgrown() == [0]
     assert short.holds(0, 8, aim=8)
     assert not short.holds(0, 8, aim=9)
-    with pytest.raises(ValueError, match="row 0 holds 8 positions with the angles of another length of text"):
+    rule = r"row 0 holds 8 positions with the angles of another length of text; .* set aims\[0\] to .* new length"
+    with pytest.raises(ValueError, match=rule):
         read(1, short)
     assert short.lengths == [8]
     copy = cache(20)
@@ -152,6 +153,9 @@ def test_a_row_has_one_set_of_angles() -> None:
     read(9, copy)
     assert not copy.holds(0, 3, aim=8)
     assert copy.holds(0, 0, aim=8)
+    short.lengths[0], short.aims[0] = 0, None  # as the rule says: an aim of 4 would lead into it once more
+    for _ in range(9):
+        read(1, short)
 
 
 def test_a_forward_knows_the_length_of_the_text() -> None:

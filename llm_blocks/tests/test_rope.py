@@ -65,6 +65,13 @@ def test_settings_are_given_back(settings: dict[str, Any]) -> None:
     assert _parse({"rope_parameters": rope_to_hf(rope)}) == rope
 
 
+def test_an_unknown_kind_of_any_length_is_told_in_a_sentence() -> None:
+    """All of it was: megabytes, where the file had them."""
+    with pytest.raises(ValueError, match=r"rope_type 'x{200}' is not supported; supported are default") as caught:
+        _parse({"rope_scaling": {"rope_type": "x" * 300_000}})
+    assert len(str(caught.value)) < 400
+
+
 def test_dynamic_settings_are_given_back_without_the_models_own_length() -> None:
     rope = _parse({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, max_positions=77)
     assert rope.original_max_positions == 77

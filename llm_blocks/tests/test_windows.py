@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_blocks import KVCache, View, alibi_slopes, attend, attend_alibi, attend_softcapped, plan_attention
+from llm_blocks import KVCache, View, alibi_slopes, attend, attend_alibi, attend_softcapped, attention, plan_attention
 from llm_blocks.cache import SPARE
 
 CPU = torch.device("cpu")
@@ -253,3 +253,24 @@ def test_gradients_flow_where_attention_is_written_out() -> None:
         q, k, v = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
         _attend(q, k, v, plan.views[3], kind).square().sum().backward()
         assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in (q, k, v))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_alibi_written_out_is_alibi(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is computed where SDPA has no room for fp32 biases; distances far beyond 256, which bf16 can't tell."""
+    torch.manual_seed(0)
+    cache = KVCache([0], batch=2, num_kv_heads=2, head_dim=8, length=700, dtype=dtype, device="cpu")
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(attention, "_takes_fp32_bias", lambda _, fused=fused: fused)
+        torch.manual_seed(1)
+        cache.truncate(0)
+        for counts in ([600, 600], [3, 1]):
+            q = torch.randn(2, 4, max(counts), 8).to(dtype)
+            k, v = (torch.randn(2, 2, max(counts), 8).to(dtype) for _ in range(2))
+            plan = plan_attention(2, max(counts), counts=counts, cache=cache, device=CPU)
+            found.append(_attend(q, *plan.remember(0, k, v), "alibi"))
+            plan.commit()
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    for fused, written in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(fused, written, rtol=tolerance, atol=tolerance)

@@ -291,7 +291,7 @@ def test_the_text_part_of_a_model_that_sees_images_is_a_model_of_text(
         assert run(["convert", str(tmp_path / "between"), str(copy)]) == 0
     else:
         assert run(["export", "hf", str(seeing), "--out", str(copy)]) == 0
-    assert "tensors (multi_modal_projector, vision_tower), which no gemma3_text has" in capsys.readouterr().err
+    assert "tensors (multi_modal_projector, vision_tower), which this project has no use" in capsys.readouterr().err
     config = json.loads((copy / "config.json").read_text())
     assert (config["model_type"], config["eos_token_id"]) == ("gemma3_text", [1, 106])
     with torch.no_grad():

@@ -14,6 +14,7 @@ import pytest
 import llm_blocks
 from llm_cli.app import run
 from llm_cli.checkpoints import open_checkpoint
+from llm_cli.conversion import told
 from llm_cli.description import describe
 from llm_cli.diagnosis import diagnose, problems
 
@@ -173,9 +174,9 @@ def test_transposed_matrices_count_as_matrices(tmp_path: Path) -> None:
     assert found | {"heads": 4, "kv_heads": None, "experts": None, "sliding_window": None} == found
 
 
-def test_the_table_says_that_nothing_is_quantized_yet(folder: Path, capsys: Any) -> None:
+def test_the_table_says_how_to_quantize(folder: Path, capsys: Any) -> None:
     run(["info", str(folder)])
-    assert capsys.readouterr().out.splitlines()[-1].endswith("this version doesn't quantize yet")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("`llm quantize` writes such a folder")
 
 
 def test_tensors_of_no_use_are_told(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +185,34 @@ def test_tensors_of_no_use_are_told(folder: Path, capsys: Any, monkeypatch: pyte
     monkeypatch.setattr("llm_cli.description.open_checkpoint", lambda *_, **__: checkpoint)
     run(["info", str(folder)])
     assert "left out         4 tensors (vision_tower, multi_modal_projector, layers.61)" in capsys.readouterr().out
+
+
+def test_countless_tensors_of_no_use_are_told_in_a_sentence(
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All parts were listed, and a layer's number of any length."""
+    names = (*(f"tower{i}.a" for i in range(20_000)), f"model.layers.{'9' * 100_000}.a", f"{'x' * 100_000}.a")
+    checkpoint = replace(open_checkpoint(folder), left_out=names)
+    assert {len(part) for part in checkpoint.parts_left_out[-2:]} == {200}
+    (line,) = (line for line in told(checkpoint, "hf", folder) if line.startswith("left out"))
+    assert line.endswith("tower19 and 19982 more), which this project has no use for")
+    monkeypatch.setattr("llm_cli.description.open_checkpoint", lambda *_, **__: checkpoint)
+    assert describe(folder)["left_out"]["prefixes"] == [f"tower{i}" for i in range(20)]
+    run(["info", str(folder)])
+    assert "20,002 tensors (tower0, " in (said := capsys.readouterr().out)
+    assert "tower19 and 19,982 more)" in said
+
+
+def test_files_that_tell_different_numbers_of_layers_are_named(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """It was "part spec 'b 0-1' asks for layers", which nobody had given."""
+    run(["convert", str(folder), str(tmp_path / "sep")])
+    config = tmp_path / "sep" / "config.json"
+    for layers, gone in ((1, "end"), (3, "begin")):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": layers}))
+        (tmp_path / "sep" / f"{gone}.safetensors").unlink()
+        capsys.readouterr()
+        assert run(["info", str(tmp_path / "sep")]) == 1
+        assert f"sep: sepweight.json says 2 layers and config.json {layers}; " in capsys.readouterr().err
 
 
 def test_a_part_of_a_model_is_described(folder: Path, tmp_path: Path, capsys: Any) -> None:

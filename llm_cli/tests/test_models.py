@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from llm_cli import models
+from llm_cli.checkpoints import open_checkpoint
 from llm_cli.models import ModelNotFoundError, local_names, resolve
+from llm_sepweight import WeightsError
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +173,20 @@ def test_the_address_of_another_revision_is_not_taken_for_main(downloads: Any) -
         resolve("https://huggingface.co/org/tiny/tree/dev")
     assert downloads == []
     assert models.hub_repository("https://huggingface.co/org/tiny/tree/dev") == ("org/tiny", "dev")
+    quoted = "https://huggingface.co/org/tiny/tree/refs%2Fpr%2F1"  # the hub was asked for that, quoted
+    assert models.hub_repository(quoted) == ("org/tiny", "refs/pr/1")
     assert models.hub_repository("https://huggingface.co/datasets/org/tiny")[0].startswith("https:")
+
+
+@pytest.mark.parametrize("beside", ["tiny.gguf", "adapter_config.json", "model-00001-of-00002.safetensors"])
+def test_weights_that_are_read_only_lack_config_json(tmp_path: Path, beside: str) -> None:
+    """What lay beside them was told instead, or that their index was missing."""
+    for name in ("model.safetensors.index.json", beside):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelNotFoundError, match=r"holds no config\.json"):
+        resolve(tmp_path)
+    with pytest.raises(WeightsError, match=r"holds neither config\.json nor"):
+        open_checkpoint(tmp_path)
 
 
 def test_weights_of_another_kind_say_what_they_are(tmp_path: Path):

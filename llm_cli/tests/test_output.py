@@ -69,3 +69,16 @@ def test_only_warnings_of_the_kind_become_lines(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "warning: odd␛[2J\n"
     with pytest.raises(DeprecationWarning, match="old"), noticed(UserWarning):  # as the tests have it
         warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+def test_warnings_before_a_failure_are_told(capsys: pytest.CaptureFixture[str]):
+    """They were lost, though they may say why it failed."""
+
+    def fail() -> None:
+        with noticed(UserWarning):
+            warnings.warn("odd", UserWarning, stacklevel=1)
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        fail()
+    assert capsys.readouterr().err == "warning: odd\n"

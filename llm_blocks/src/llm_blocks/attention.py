@@ -35,15 +35,10 @@ def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: flo
     """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
-        q = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
-        # the queries that share a kv head are one matrix, so that no key is copied
-        scores = (q.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, q.shape[2:4])  # (B, K, H/K, T, S)
-        scores = torch.tanh(scores.float() * (scale / cap)) * cap
+        scores = torch.tanh(_products(q, k) * (scale / cap)) * cap
         if not view.alone:
-            seen = view.visible(times)[..., : k.size(2)]
-            scores = scores.masked_fill_(~seen[:, :, None], float("-inf"))
-        weights = scores.softmax(-1).to(v.dtype)
-        return (weights.flatten(2, 3) @ v).unflatten(2, q.shape[2:4]).flatten(1, 2)
+            scores = scores.masked_fill_(~view.visible(times)[..., : k.size(2)], float("-inf"))
+        return _weighted(scores, v)
 
     return _by_blocks(q, k, v, view, block)
 
@@ -53,6 +48,7 @@ def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor,
 
     `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
     """
+    factor = q.size(3) ** -0.5 if scale is None else scale
     falls = -slopes.float().view(1, -1, 1, 1)
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
@@ -60,8 +56,10 @@ def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor,
         bias = falls * distance[:, None].float()  # (1 or B, H, T, S)
         if not view.alone:
             bias = bias.masked_fill_(~view.visible(times)[..., : k.size(2)], float("-inf"))
+        if not _takes_fp32_bias(q):
+            return _weighted(_products(q, k) * factor + bias, v)
         grouped = q.size(1) != k.size(1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=factor, enable_gqa=grouped)
 
     return _by_blocks(q, k, v, view, block)
 
@@ -93,6 +91,28 @@ def last_real(x: Tensor, counts: list[int] | None) -> Tensor:
         return x[:, -1:]
     last = torch.tensor([max(count - 1, 0) for count in counts], device=x.device)
     return x[torch.arange(x.size(0), device=x.device), last][:, None]
+
+
+def _products(q: Tensor, k: Tensor) -> Tensor:
+    """The scores (B, H, T, S) of queries (B, H, T, D) and keys (B, K, S, D), in fp32."""
+    groups = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
+    # the queries that share a kv head are one matrix, so that no key is copied
+    scores = groups.flatten(2, 3) @ k.transpose(2, 3)  # (B, K, H/K * T, S)
+    return scores.unflatten(2, groups.shape[2:4]).flatten(1, 2).float()
+
+
+def _weighted(scores: Tensor, v: Tensor) -> Tensor:
+    """Values (B, K, S, D) added up by the softmax of scores (B, H, T, S): (B, H, T, D)."""
+    weights = scores.softmax(-1).to(v.dtype).unflatten(1, (v.size(1), -1))  # (B, K, H/K, T, S)
+    return (weights.flatten(2, 3) @ v).unflatten(2, weights.shape[2:4]).flatten(1, 2)
+
+
+def _takes_fp32_bias(q: Tensor) -> bool:
+    """Whether SDPA adds fp32 biases to scores of such queries.
+
+    Off the CPU they have to be of the queries' dtype, and in bf16 distances beyond 256 would not be exact.
+    """
+    return q.device.type == "cpu" or q.dtype == torch.float32
 
 
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, block: Callable[..., Tensor]) -> Tensor:

@@ -82,7 +82,10 @@ class KVCache:
         return all(kept) and (aim is None or self._long[row] == self._is_long(aim))
 
     def outgrown(self) -> list[int]:
-        """The rows that end where other angles begin: to go on, such a row has to be read again from length 0."""
+        """The rows that end where other angles begin: to go on, such a row has to be read again from length 0.
+
+        Where `aims[row]` was set, it must be set to the text's new length first, or to None.
+        """
         if self.long_from is None:
             return []
         return [row for row, n in enumerate(self.lengths) if n == self.long_from and not self._long[row]]
@@ -114,7 +117,8 @@ class KVCache:
             if start > 0 and self._long[row] != self._turns_long(row, end):
                 raise ValueError(
                     f"row {row} holds {start} positions with the angles of another length of text; those beyond "
-                    f"{self.long_from} have their own from the start, so set its length to 0 and read it again"
+                    f"{self.long_from} have their own from the start, so set aims[{row}] to the text's new length (or "
+                    "None) and its length to 0, and read it again"
                 )
         return ends
 

@@ -33,7 +33,8 @@ def _refuse_missing_file(weights: Weights, name: str, what: str) -> None:
     """WeightsError where a folder with a file for each section has no file for that of the sectioned `name`."""
     extension = {"sepweight": ".safetensors", "sepweight-pth": ".pth"}.get(weights.layout)
     section, _ = split_name(name)
-    if extension is not None and all(split_name(other)[0] != section for other in weights.names):
+    stored = set(weights.names) - weights.tied.keys()  # a tied tensor lies in another section's file
+    if extension is not None and all(split_name(other)[0] != section for other in stored):
         file = weights.path / section_file(section, extension)
         raise WeightsError(f"{file}: missing, though it should hold {what}; copy it there too")
 
@@ -69,10 +70,10 @@ def _sources(model: Any, weights: Weights) -> dict[str, str]:
 
 def _refuse_missing(model: Any, weights: Weights, missing: list[str]) -> None:
     """WeightsError for names that no file has, and where to get them."""
-    names = _names_in_file(model, weights, missing)
+    names = _names_of_missing(model, weights, missing)
     _refuse_missing_file(weights, missing[0], f"{listed(names)}, which config.json says the model has")
     if model.config.tie_embeddings and missing == [HEAD]:
-        embedding = _names_in_file(model, weights, [EMBEDDING])[0]
+        embedding = _names_of_missing(model, weights, [EMBEDDING])[0]
         raise WeightsError(
             f"{weights.path}: lacks the embedding {embedding}, which the end needs for its head, because config.json "
             f"ties the two; put the file that holds it there too (python -m llm_sepweight.filenames '{model.part}' "
@@ -81,10 +82,22 @@ def _refuse_missing(model: Any, weights: Weights, missing: list[str]) -> None:
     raise WeightsError(f"{weights.path}: lacks {listed(names)}, which config.json says the model has")
 
 
-def _names_in_file(model: Any, weights: Weights, names: Iterable[str]) -> list[str]:
-    """The tensors as the files call them, with our names beside; sepweight files have ours."""
-    if not weights.layout.startswith(("safetensors", "bin")):
-        return list(names)  # a foreign format may have names of its own
+def _has_hf_names(weights: Weights) -> bool:
+    """Whether the files have Hugging Face's names: sepweight files have ours, a foreign format perhaps its own."""
+    return weights.layout.startswith(("safetensors", "bin"))
+
+
+def name_in_file(weights: Weights, name: str) -> str:
+    """A tensor that is there as its file calls it, with our name beside."""
+    if not _has_hf_names(weights):
+        return name[:200]
+    return f"{weights.key(name)[:200]} (here {name[:200]})"
+
+
+def _names_of_missing(model: Any, weights: Weights, names: Iterable[str]) -> list[str]:
+    """Tensors that aren't there as published files call them, with our names beside."""
+    if not _has_hf_names(weights):
+        return list(names)
     table = find(model.config.model_type).NAMES
     found: list[str] = []
     for name in names:
@@ -120,13 +133,13 @@ def _compare(model: Any, weights: Weights, sources: dict[str, str]) -> None:
         beyond = words[0] == "mid" and int(words[1]) >= model.config.num_layers
         tied_head = name == HEAD and model.config.tie_embeddings
         if (section in sections or beyond) and name not in shapes and not tied_head:
-            shown = _names_in_file(model, weights, [name])[0]
+            shown = name_in_file(weights, name)
             raise WeightsError(f"{weights.info(name).file}: holds {shown}, which config.json says the model hasn't")
     for name, source in sources.items():
         info, shape = weights.info(source), tuple(shapes[name].shape)
         if tuple(info.shape) == shape and not is_quantized(info.dtype):
             continue
-        shown = _names_in_file(model, weights, [source])[0]
+        shown = name_in_file(weights, source)
         if tuple(info.shape) != shape:
             raise WeightsError(f"{info.file}: {shown} has shape {tuple(info.shape)}, config.json asks for {shape}")
         raise WeightsError(f"{info.file}: {shown} is {info.dtype}; quantized weights are not supported here")

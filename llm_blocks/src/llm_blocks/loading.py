@@ -1,9 +1,11 @@
 """Reading a checkpoint folder into the Model of its architecture, or into a part of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,13 +20,19 @@ from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec, Weights, WeightsError
 from llm_sepweight.unread import why_unread
 
+QUANTIZATION = "quantization_config"
+
+Allocate: TypeAlias = Callable[..., Tensor]
+"""From a shape and `dtype=` to a tensor that holds anything."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """An open checkpoint: its sectioned `weights`, none of them read yet, and the architecture's `config`.
 
     `kind` is "hf", "sepweight" or the name of a foreign format. `raw` is the config.json, or for a foreign format what
-    it would be. Use it in a `with` block to let go of the files.
+    it would be. `quantization` says how layers are stored as whole numbers (llm_quant.formats), None where none are.
+    Use it in a `with` block to let go of the files.
     """
 
     kind: str
@@ -32,6 +40,12 @@ class Checkpoint:
     raw: dict[str, Any]
     config: Any
     weights: Weights
+    quantization: Any = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The checkpoint's own dtype, which `load` takes by default."""
+        return main_dtype(self.weights, self.quantization)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -60,10 +74,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if kind is not None:
         config, weights = find_importer(kind).open(path)
         return Checkpoint(kind=kind, path=path, raw=config.to_hf(), config=config, weights=weights)
-    raw, architecture, config = _read(path)
-    weights = llm_sepweight.open(path, decider=decider(architecture.NAMES, source=path, num_layers=config.num_layers))
+    raw, architecture, config, form = _read(path)
+    parts = _parts(form)
+    decide = decider(architecture.NAMES, source=path, num_layers=config.num_layers, parts=parts)
+    weights = llm_sepweight.open(path, decider=decide)
     kind = "sepweight" if weights.layout.startswith("sepweight") else "hf"
-    return Checkpoint(kind=kind, path=path, raw=raw, config=config, weights=weights)
+    return Checkpoint(kind=kind, path=path, raw=raw, config=config, weights=weights, quantization=form)
 
 
 def load_config(path: str | Path) -> Any:
@@ -75,8 +91,8 @@ def load_config(path: str | Path) -> Any:
     return _read(path)[2]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], ModuleType, Any]:
-    """The config.json of a folder, the architecture that it names, and that one's Config."""
+def _read(path: Path) -> tuple[dict[str, Any], ModuleType, Any, Any]:
+    """The config.json of a folder, the architecture that it names, that one's Config, and how layers are quantized."""
     raw, file = read_config(path), path / "config.json"
     if raw.get("model_type") is None:
         raise ArchitectureError(
@@ -88,14 +104,33 @@ def _read(path: Path) -> tuple[dict[str, Any], ModuleType, Any]:
     except ArchitectureError as error:
         raise ArchitectureError(f"{file}: {error}") from error
     try:
-        config = architecture.Config.from_hf(raw)
+        form = _quantization(raw)
+        # what is left of the file is what the architecture computes with
+        config = architecture.Config.from_hf({key: raw[key] for key in raw if key != QUANTIZATION})
         part_layers("f", config.num_layers)  # refuses more layers than any model has
-        return raw, architecture, config
+        return raw, architecture, config, form
     except ValueError as error:
         # A Config is made of any dictionary and calls it config.json, if anything; the file itself is known here.
         said = str(error)
         named = said.replace("config.json", str(file), 1) if "config.json" in said else f"{file}: {said}"
         raise ValueError(named) from error
+
+
+def _quantization(raw: dict[str, Any]) -> Any:
+    """How layers are stored as whole numbers, None where none are; ValueError for a way that can't be honoured."""
+    if raw.get(QUANTIZATION) is None:
+        return None
+    from llm_quant import formats
+
+    return formats.parse(raw[QUANTIZATION])
+
+
+def _parts(form: Any) -> tuple[str, ...]:
+    if form is None:
+        return ()
+    from llm_blocks.quantized import parts_of_names
+
+    return parts_of_names(form)
 
 
 def _foreign(path: Path) -> str | None:
@@ -118,12 +153,16 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
+    into: Allocate | None = None,
 ) -> Any:
     """The Model of the checkpoint folder `path`, or its `part` (e.g. "b 0-12"), in evaluation mode.
 
     The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
-    dtype None means the checkpoint's own: the one that takes the most bytes. Raises ArchitectureError for an unknown
-    model_type, ValueError for a config.json or a part that can't be honoured, WeightsError for a tensor that is
+    dtype None means the checkpoint's own: the one that takes the most bytes. Layers that are stored as whole numbers
+    become `llm_quant.QuantizedLinear`, in the layout that is fastest on the device; they can't be `trainable`. `into`
+    makes the memory for a tensor of a shape and dtype, such as `llm_quant.Arena().empty`; by default tensors are mapped
+    from the files where these have the dtype, and their pages read when they are used. Raises ArchitectureError for an
+    unknown model_type, ValueError for a config.json or a part that can't be honoured, WeightsError for a tensor that is
     missing, unexpected or of another shape than config.json says.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -134,7 +173,12 @@ def load(
         require_layers(weights, layers)
         with without_storage():
             model = find(config.model_type).Model(config, part)
-        fill(model, weights, device=device, dtype=dtype, trainable=trainable)
+        if checkpoint.quantization is None:
+            fill(model, weights, device=device, dtype=dtype, trainable=trainable, into=into)
+        elif trainable:
+            raise ValueError(f"{path}: its weights are quantized and can't be trained; load the unquantized checkpoint")
+        else:
+            _fill_quantized(model, checkpoint, device, dtype)
     return model.eval()
 
 
@@ -145,6 +189,7 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
+    into: Allocate | None = None,
 ) -> None:
     """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read."""
     sources = check(model, weights)
@@ -154,16 +199,29 @@ def fill(
     shapes = dict(model.named_parameters(remove_duplicate=False))
 
     def read(names: list[str]) -> Tensor:
-        if names[0] not in sources:  # its pieces are read into it below
-            return torch.empty(shapes[names[0]].shape, dtype=dtype, device=device)
-        exact = names[0].endswith(model.exact)
-        return weights.read(sources[names[0]], dtype=torch.float32 if exact else dtype, device=device)
+        wanted = torch.float32 if names[0].endswith(model.exact) else dtype
+        in_pieces = names[0] not in sources  # which are read into it below
+        if in_pieces or into is not None:
+            make = into or partial(torch.empty, device=device)
+            memory = make(shapes[names[0]].shape, dtype=wanted)
+            return memory if in_pieces else weights.read(sources[names[0]], out=memory)
+        return weights.read(sources[names[0]], dtype=wanted, device=device)
 
     assign(model, read, trainable=trainable)
     for parts in pieces(model).values():
         for name, view in parts.items():
             if name in sources:
                 weights.read(sources[name], out=view)
+
+
+def _fill_quantized(model: Any, checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype | None) -> None:
+    """`fill` for a checkpoint some of whose layers are quantized."""
+    from llm_blocks import quantized
+
+    form = checkpoint.quantization
+    rest, layers = quantized.take_out(model, checkpoint.weights, form)
+    fill(model, rest, device=device, dtype=dtype or checkpoint.dtype)
+    quantized.put_in(model, layers, checkpoint.weights, form, device)
 
 
 def check_tied(weights: Weights) -> None:
@@ -177,11 +235,16 @@ def check_tied(weights: Weights) -> None:
         )
 
 
-def main_dtype(weights: Weights) -> torch.dtype:
+def main_dtype(weights: Weights, quantization: Any = None) -> torch.dtype:
     """The dtype that takes the most bytes of the whole checkpoint, so that every part of it gets the same.
 
-    Quantized tensors don't count, for nothing is computed in their dtypes; fp32 where there are no others.
+    Quantized tensors don't count, for nothing is computed in their dtypes, nor do the scales of the layers that
+    `quantization` describes; fp32 where there are no others.
     """
+    if quantization is not None:
+        from llm_blocks.quantized import unquantized
+
+        weights = unquantized(weights, quantization)
     sizes: dict[torch.dtype, int] = {}
     for name in weights.names:
         info = weights.info(name)

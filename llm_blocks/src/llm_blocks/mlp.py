@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_quant import steps
+
 Activation = Callable[[Tensor], Tensor]
 
 MOST = 2**14
@@ -25,7 +27,9 @@ class GatedMLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))  # (B, T, C)
+        gate, up = self.gate(x), self.up(x)  # (B, T, I)
+        hidden = steps.silu_gate(gate, up) if self.activation is F.silu else None
+        return self.down(self.activation(gate) * up if hidden is None else hidden)  # (B, T, C)
 
 
 class Experts(nn.Module):

@@ -8,7 +8,7 @@ is what we write. A right side of "" drops the tensor, and the left side may the
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from llm_sepweight import WeightsError
@@ -20,18 +20,23 @@ _COMPUTED = ("rotary_emb.inv_freq", "rope.freqs")  # buffers that follow from co
 
 
 def decider(
-    names: Names, *, source: str | Path = "the checkpoint", num_layers: int | None = None
+    names: Names,
+    *,
+    source: str | Path = "the checkpoint",
+    num_layers: int | None = None,
+    parts: Collection[str] = (),
 ) -> Callable[[str], list[str] | None]:
     """For llm_sepweight.open: a tensor's name in the file -> its section and key; None for one to drop.
 
-    The decider raises WeightsError, which names `source`, for a name that the table doesn't know.
+    `parts` are what quantized layers have in the place of "weight", such as qweight. The decider raises WeightsError,
+    which names `source`, for a name that the table doesn't know.
     """
 
     def decide(key: str) -> list[str] | None:
         if key.endswith(_COMPUTED) or (num_layers is not None and _is_beyond(names, key, num_layers)):
             return None
         try:
-            sectioned = from_hf_name(names, key)
+            sectioned = from_hf_name(names, key, parts=parts)
         except ValueError as error:
             raise WeightsError(f"{source}: {error}") from None
         if not sectioned:
@@ -42,11 +47,18 @@ def decider(
     return decide
 
 
-def from_hf_name(names: Names, key: str) -> str:
+def from_hf_name(names: Names, key: str, *, parts: Collection[str] = ()) -> str:
     """Our sectioned name of a tensor that Hugging Face calls `key`, or "" for one that is dropped.
 
-    Raises ValueError if the table doesn't have it.
+    A name of the table's that ends in "weight" may have one of `parts` there, in both languages. Raises ValueError if
+    the table doesn't have it.
     """
+    layer, _, part = key.rpartition(".")
+    if part in parts and _pattern(key) not in names:
+        whole = from_hf_name(names, f"{layer}.weight")
+        if whole and not whole.endswith(".weight"):
+            raise ValueError(f"unknown tensor {key[:200]!r}: this architecture has no layer of that name")
+        return whole and whole.removesuffix("weight") + part
     if any(not ours and theirs.endswith("*") and key.startswith(theirs[:-1]) for theirs, ours in names.items()):
         return ""
     return _translate(names, key, "this architecture has no tensor of that name")

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_quant import steps
+
 
 class RMSNorm(nn.Module):
     """Scale x (..., C) to root mean square 1, then by a weight (C,) (arXiv 1910.07467).
@@ -18,7 +20,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.size(-1),), None, self.eps) * self.weight  # (..., C)
+        y = steps.rms_norm(x, self.weight, self.eps)
+        return F.rms_norm(x, (x.size(-1),), None, self.eps) * self.weight if y is None else y  # (..., C)
 
     def extra_repr(self) -> str:
         return f"{self.weight.size(0)}, eps={self.eps}"
@@ -33,6 +36,9 @@ class OffsetRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        y = steps.rms_norm(x, self.weight, self.eps, offset=True)
+        if y is not None:
+            return y
         y = F.rms_norm(x.float(), (x.size(-1),), None, self.eps)
         return (y * (1.0 + self.weight.float())).to(x.dtype)  # (..., C)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from llm_blocks.cache import KVCache
-from llm_blocks.rope import Rope, RopeTable, rope_table
+from llm_blocks.rope import RopeTable, rope_table
+from llm_blocks.rope_config import Rope
 
 
 @dataclass(frozen=True, kw_only=True)

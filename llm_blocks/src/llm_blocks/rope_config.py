@@ -178,7 +178,7 @@ def _parse(raw: Mapping[str, Any], outer: _Outer) -> Rope:
     kind = keys.text("rope_type", default=keys.text("type", default="default"))
     kind = _ALIASES.get(kind, kind)
     if kind not in _KINDS:
-        raise ValueError(f"rope_type {kind!r} is not supported; supported are {', '.join(_KINDS)}")
+        raise ValueError(f"rope_type {kind[:200]!r} is not supported; supported are {', '.join(_KINDS)}")
     needed, optional = _KINDS[kind]
     values: dict[str, Any] = {_field(key): keys.number(key) for key in needed}
     values |= {_field(key): keys.optional_number(key) for key in optional if key != _LENGTH}

@@ -28,6 +28,7 @@ COMMANDS = {
     "download": "Fetch a model from the hub, or list what can be fetched.",
     "info": "Tell what a checkpoint holds and the memory it needs.",
     "convert": "Turn a checkpoint into another layout.",
+    "quantize": "Make a checkpoint with weights of 8 or 4 bits.",
     "export": "Write a checkpoint for other programs.",
     "doctor": "Tell what this machine and installation offer.",
 }

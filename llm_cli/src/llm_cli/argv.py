@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cyclopts.argument import Argument, ArgumentCollection
 
 PREFIX = "LLM_"
-OTHER_VARIABLES = {"LLM_CHECKPOINT_DIR", "LLM_DEBUG", "LLM_TEST_DATA"}
+OTHER_VARIABLES = {"LLM_CHECKPOINT_DIR", "LLM_DEBUG", "LLM_KERNELS", "LLM_KERNELS_LIBRARY", "LLM_TEST_DATA"}
 OPTION = re.compile(r"--?[A-Za-z][\w.\-]*(=.*)?", re.DOTALL)
 
 

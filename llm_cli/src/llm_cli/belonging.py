@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from llm_cli.prompts import Prompt, encode_prompt
+from llm_cli.prompts import Message, Prompt, encode_prompt
 from llm_tokenizer import Tokenizer, TokenizerError
 
 PADDING = 1024  # rows of an embedding beyond the tokenizer's tokens; sizes are rounded up for the hardware
@@ -24,9 +24,10 @@ def encode(
     Raises ValueError also for a system message that the chat template would refuse or leave out, and for ids of the
     tokenizer that a model with `vocab_size` ids doesn't know.
     """
-    template = None if tokenizer is None or raw else tokenizer.chat_template
-    if tokenizer and template is not None and _has_system(prompt, sys_prompt) and not takes_system(tokenizer):
-        raise ValueError(NO_SYSTEM)
+    if tokenizer is not None and tokenizer.chat_template is not None and not raw:
+        messages = _conversation(prompt, sys_prompt)
+        if any(map(_is_system, messages)) and not reads_system(tokenizer, messages):
+            raise ValueError(NO_SYSTEM)
     ids = encode_prompt(prompt, tokenizer, sys_prompt=sys_prompt, raw=raw)
     unknown = next((i for i in ids if i >= vocab_size), None)
     if unknown is not None and ids != prompt:
@@ -37,14 +38,19 @@ def encode(
     return ids
 
 
-def takes_system(tokenizer: Tokenizer) -> bool:
-    """Whether what the chat template writes depends on a system message; True where it can't be rendered at all."""
-    question = {"role": "user", "content": "?"}
-    try:
-        first, second = (tokenizer.render_chat([{"role": "system", "content": text}, question]) for text in "ab")
-        return first != second
-    except TokenizerError:  # some refuse a system message, with words of their own
-        return not _renders(tokenizer, question)
+def reads_system(tokenizer: Tokenizer, messages: list[Message]) -> bool:
+    """Whether what the chat template writes of these messages depends on what their system messages say.
+
+    Some templates know a few texts alone, or look at a system message in some conversations only, so it is the given
+    ones that are compared: with another text, and without. True where it isn't the system message that is refused.
+    """
+    written, other = _written(tokenizer, messages), _written(tokenizer, _with_other_text(messages))
+    if written != other:
+        return True
+    without = _written(tokenizer, [message for message in messages if not _is_system(message)])
+    if written is None:  # some refuse a system message, with words of their own
+        return without is None
+    return without is not None and written != without
 
 
 def doubt(tokenizer: Tokenizer, vocab_size: int) -> str | None:
@@ -63,16 +69,36 @@ def doubt(tokenizer: Tokenizer, vocab_size: int) -> str | None:
     )
 
 
-def _has_system(prompt: Prompt, sys_prompt: str | None) -> bool:
+def _conversation(prompt: Prompt, sys_prompt: str | None) -> list[Message]:
+    """The messages that the chat template is to write; none of a prompt of ids."""
     if isinstance(prompt, str):
-        return bool(sys_prompt)
-    messages = [message for message in prompt if isinstance(message, Mapping)]
-    return any(message.get("role") == "system" for message in messages) or bool(messages and sys_prompt)
+        messages: list[Message] = [{"role": "user", "content": prompt}]
+    else:
+        messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
+    if not messages or not sys_prompt or any(map(_is_system, messages)):
+        return messages  # two system prompts are refused where they are put together
+    return [{"role": "system", "content": sys_prompt}, *messages]
 
 
-def _renders(tokenizer: Tokenizer, message: Mapping[str, str]) -> bool:
+def _is_system(message: Message) -> bool:
+    return message.get("role") == "system"
+
+
+def _with_other_text(messages: list[Message]) -> list[Message]:
+    """The same messages, but for system messages of one letter that isn't all that the given ones say."""
+    said = "".join(str(message.get("content")) for message in messages if _is_system(message)).lower()
+    letter = "b" if "a" in said else "a"
+
+    def changed(message: Message) -> Message:
+        in_parts = isinstance(message.get("content"), list)
+        return {**message, "content": [{"type": "text", "text": letter}] if in_parts else letter}
+
+    return [changed(message) if _is_system(message) else message for message in messages]
+
+
+def _written(tokenizer: Tokenizer, messages: list[Message]) -> str | None:
+    """What the chat template writes, None where it refuses."""
     try:
-        tokenizer.render_chat([message])
+        return tokenizer.render_chat(messages)
     except TokenizerError:
-        return False
-    return True
+        return None

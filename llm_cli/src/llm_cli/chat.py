@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_cli.belonging import NO_SYSTEM, takes_system
+from llm_cli.belonging import NO_SYSTEM, reads_system
 from llm_cli.errors import suggestion
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache
@@ -84,7 +84,7 @@ class ChatSession:
         """Set or (None) remove the system prompt. Raises ValueError where the chat template has no place for it."""
         if text is not None and not self._templated:
             raise ValueError("a system prompt needs a chat template, and this model has none; say it in the prompt")
-        if text is not None and not takes_system(self._llm.tokenizer):
+        if text is not None and not self._reads(text):
             raise ValueError(NO_SYSTEM)
         self.sys_prompt = text
 
@@ -139,6 +139,11 @@ class ChatSession:
             turns = "the oldest turn is" if left_out == 1 else f"the {left_out} oldest turns are"
             self._notice(f"the context of {limit} tokens is full: {turns} left out from now on")
         return self._answer(run, messages)
+
+    def _reads(self, system: str) -> bool:
+        """Whether the template writes something else for this text than for another or none, with a question."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": "?"}]
+        return reads_system(self._llm.tokenizer, messages)
 
     def _prompt(self, messages: list[Message]) -> Prompt:
         return messages if self._templated else "".join(message["content"] for message in messages)

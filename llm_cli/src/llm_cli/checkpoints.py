@@ -23,6 +23,7 @@ from llm_sepweight.unread import why_unread
 
 EMBEDDING, HEAD = "begin.embed.weight", "end.head.weight"
 TEMPLATES = "additional_chat_templates"
+MOST_PARTS = 20  # of what is left out, to be listed: a stranger's file may have any number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Checkpoint:
 
     `left_out` has the file's names of tensors that the architecture has no use for, such as those of an image tower.
     `part` is what the weights are of the model: everything (f), unless a part was allowed when it was opened.
+    `quantization` says how layers are stored as whole numbers (llm_quant.formats), None unless that was allowed.
     """
 
     kind: str  # "hf", "sepweight", or the name of an importer
@@ -40,6 +42,7 @@ class Checkpoint:
     weights: Weights
     left_out: tuple[str, ...] = ()
     part: str = "f"
+    quantization: Any = None
 
     @property
     def parts_left_out(self) -> list[str]:
@@ -48,7 +51,11 @@ class Checkpoint:
 
     @cached_property
     def skeleton(self) -> Any:
-        """The model without memory behind it, for its shapes."""
+        """The model without memory behind it, for its shapes; also quantized layers have those of their numbers."""
+        return self.new_skeleton()
+
+    def new_skeleton(self) -> Any:
+        """Another one of the same."""
         with without_storage():
             return llm_blocks.find(self.config.model_type).Model(self.config, self.part)
 
@@ -84,13 +91,20 @@ class Checkpoint:
         return found | {f"{TEMPLATES}/{p.name}": p for p in sorted((self.path / TEMPLATES).glob("*.jinja"))}
 
 
-def open_checkpoint(path: Path, *, partial: bool = False) -> Checkpoint:
+def open_checkpoint(path: Path, *, partial: bool = False, quantized: bool = False) -> Checkpoint:
     """The checkpoint at a path. Raises ValueError (WeightsError, ArchitectureError) for anything it can't be.
 
-    `partial` takes a sepweight folder that holds a part of the model too, as a host has that runs some of its layers.
+    `partial` takes a sepweight folder that holds a part of the model too, as a host has that runs some of its layers;
+    `quantized` one whose layers are stored as whole numbers.
     """
     _require_kind(path)
     opened = open_weights(path)
+    if opened.quantization is not None and not quantized:
+        raise ValueError(
+            f"'{path}' is quantized ({opened.quantization}), and in this version such a folder runs but is neither "
+            "converted, exported nor quantized again; take the unquantized checkpoint"
+        )
+    _require_same_depth(opened.weights, opened.config)
     part = _part_of(opened.weights) if partial and opened.kind == "sepweight" else "f"
     _, layers = part_layers(part, opened.config.num_layers)
     found = Checkpoint(
@@ -101,10 +115,30 @@ def open_checkpoint(path: Path, *, partial: bool = False) -> Checkpoint:
         weights=opened.weights,
         left_out=opened.left_out,
         part=part,
+        quantization=opened.quantization,
     )
     require_layers(found.weights, layers)  # before a module is made for each that is claimed
-    check(found.skeleton, found.weights)
+    _check(found)
     return found
+
+
+def _check(found: Checkpoint) -> None:
+    """Compare the headers of all tensors with the model."""
+    if found.quantization is None:
+        check(found.skeleton, found.weights)
+        return
+    from llm_blocks.quantized import take_out
+
+    model = found.new_skeleton()
+    check(model, take_out(model, found.weights, found.quantization)[0])
+
+
+def _require_same_depth(weights: Weights, config: Any) -> None:
+    if weights.layout == "sepweight" and weights.num_layers != config.num_layers:
+        raise WeightsError(
+            f"{weights.path}: sepweight.json says {weights.num_layers} layers and config.json {config.num_layers}; "
+            "bring both files from one and the same copy of the model"
+        )
 
 
 def _part_of(weights: Weights) -> str:
@@ -142,5 +176,5 @@ def _require_kind(path: Path) -> None:
 
 def _beginning(name: str) -> str:
     """`vision_tower` of `model.vision_tower.embed.weight`, and `layers.61` of `model.layers.61.norm.weight`."""
-    words = name.removeprefix("model.").split(".")
-    return ".".join(words[:2] if words[1:2] and words[1].isdigit() else words[:1])
+    words = name.removeprefix("model.").split(".", 2)
+    return ".".join(words[:2] if words[1:2] and words[1].isdigit() else words[:1])[:200]

@@ -16,9 +16,9 @@ import llm_blocks
 import llm_sepweight
 from llm_blocks.loading import check_tied
 from llm_blocks.names import to_hf_name
-from llm_blocks.parameters import pieces
+from llm_blocks.parameters import listed, pieces
 from llm_blocks.saving import write_json, write_weights
-from llm_cli.checkpoints import EMBEDDING, HEAD, Checkpoint
+from llm_cli.checkpoints import EMBEDDING, HEAD, MOST_PARTS, Checkpoint
 from llm_cli.config_json import copied_config
 from llm_cli.output import human_bytes
 from llm_sepweight import atomic
@@ -87,8 +87,8 @@ def told(source: Checkpoint, layout: str, folder: Path, dtype: torch.dtype | Non
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     lines = [f"{source.kind} to {layout}: {human_bytes(size)}, of them {human_bytes(source.nbytes(dtype))} tensors"]
     if source.left_out:
-        parts = ", ".join(source.parts_left_out)
-        lines.append(f"left out: {len(source.left_out):,} tensors ({parts}), which no {source.config.model_type} has")
+        parts = listed(source.parts_left_out, MOST_PARTS)
+        lines.append(f"left out: {len(source.left_out):,} tensors ({parts}), which this project has no use for")
     return lines
 
 

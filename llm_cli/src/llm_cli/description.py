@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import llm_blocks
 from llm_blocks.mlp import Experts
-from llm_cli.checkpoints import Checkpoint, open_checkpoint
+from llm_cli.checkpoints import MOST_PARTS, Checkpoint, open_checkpoint
 from llm_cli.source import TOKENIZER_FILES
 from llm_tokenizer import Tokenizer, TokenizerError
 
@@ -23,7 +23,7 @@ INT4_GROUP = 32  # weights that share one 16-bit scale
 
 def describe(path: Path) -> dict[str, Any]:
     """Architecture, sizes, tokenizer and memory of the checkpoint at a path. Raises ValueError."""
-    found = open_checkpoint(path, partial=True)
+    found = open_checkpoint(path, partial=True, quantized=True)
     model = found.skeleton
     config = found.config
     files = found.weight_files()
@@ -37,6 +37,7 @@ def describe(path: Path) -> dict[str, Any]:
         **_heads(model),
         "parameters": _size(model),
         **_experts(model),
+        "quantization": None if found.quantization is None else str(found.quantization),
         "dtypes": _dtypes(found),
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
@@ -46,7 +47,7 @@ def describe(path: Path) -> dict[str, Any]:
         "vocabulary": config.vocab_size,
         "tied_embeddings": config.tie_embeddings,
         "tokenizer": _describe_tokenizer(path),
-        "memory": _memory(model),
+        "memory": _memory(model) if found.quantization is None else _quantized_memory(found),
     }
 
 
@@ -86,7 +87,8 @@ def _windows(model: Any) -> dict[str, int | None]:
 
 def _left_out(found: Checkpoint) -> dict[str, Any] | None:
     """The tensors of the files that are no part of the model, such as those of an image tower: how many, and whose."""
-    return {"tensors": len(found.left_out), "prefixes": found.parts_left_out} if found.left_out else None
+    parts = found.parts_left_out
+    return {"tensors": len(found.left_out), "parts": len(parts), "prefixes": parts[:MOST_PARTS]} if parts else None
 
 
 def _dtypes(found: Checkpoint) -> list[str]:
@@ -131,6 +133,12 @@ def _memory(model: Any) -> dict[str, dict[str, int]]:
         name: {"weights": size, "cache_per_1024_tokens": cache[torch.float32 if name == "fp32" else torch.bfloat16]}
         for name, size in weights.items()
     }
+
+
+def _quantized_memory(found: Checkpoint) -> dict[str, dict[str, int]]:
+    """The same for a checkpoint that is quantized: its tensors as they are, and a bf16 cache."""
+    cache = _cache_bytes(found.skeleton, torch.bfloat16)
+    return {f"int{found.quantization.bits}": {"weights": found.weights.nbytes, "cache_per_1024_tokens": cache}}
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[Tensor, int]]:

@@ -94,10 +94,13 @@ def _cpu(*, with_torch: bool) -> dict[str, Any]:
         return found
     import torch
 
+    import llm_quant
+
     return found | {
         "torch threads": torch.get_num_threads(),
         "torch capability": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
+        "kernels": llm_quant.level() or f"none: {llm_quant.reason()}",
     }
 
 

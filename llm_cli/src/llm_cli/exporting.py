@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from llm_blocks.saving import write_json, write_weights
 from llm_cli.checkpoints import Checkpoint
 from llm_cli.config_json import IDS, hf_config
-from llm_cli.conversion import SHARD_BYTES, hf_tensors, new_folder
+from llm_cli.conversion import SHARD_BYTES, NewFolder, hf_tensors, new_folder
 from llm_sepweight.stored import Pending
 
 GENERATION = "generation_config.json"
@@ -34,16 +35,23 @@ def export_hf(
     or the source is damaged as far as its checksums tell, ValueError for a tokenizer that doesn't fit.
     """
     with new_folder(source, destination, tokenizer) as new:
-        tensors = {name: _told(tensor, wrote) for name, tensor in hf_tensors(source, dtype).items()}
+        tensors = {name: reported(tensor, wrote) for name, tensor in hf_tensors(source, dtype).items()}
         write_weights(new.path, tensors, max_shard_bytes=max_shard_bytes)
         config = hf_config(source, dtype, new.tokenizer)
         write_json(new.path / "config.json", config)
-        ids = {name: config[name] for name in IDS if name in config}
-        if ids and GENERATION not in new.files:  # it is where readers of today look for the ids that end a text
-            write_json(new.path / GENERATION, ids)
+        write_ids(new, config)
 
 
-def _told(tensor: Pending, wrote: Callable[[int], None]) -> Pending:
+def write_ids(new: NewFolder, config: Mapping[str, Any]) -> None:
+    """Put the token ids of a config.json where readers of today look for those that end a text, if nothing is there."""
+    ids = {name: config[name] for name in IDS if name in config}
+    if ids and GENERATION not in new.files:
+        write_json(new.path / GENERATION, ids)
+
+
+def reported(tensor: Pending, wrote: Callable[[int], None]) -> Pending:
+    """The same tensor, whose bytes are told when it is read."""
+
     def read() -> Tensor:
         value = tensor.read()
         wrote(tensor.nbytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from llm_cli.errors import suggestion
 
@@ -33,7 +34,8 @@ def hub_repository(name: str) -> tuple[str, str | None]:
     """
     page = HUB_PAGE.fullmatch(name)
     if page is not None:
-        return page[1], None if page[2] == "main" else page[2]
+        revision = unquote(page[2] or "main")  # refs/pr/1 is written refs%2Fpr%2F1 there
+        return page[1], None if revision == "main" else revision
     bare = name.rstrip("/")
     return (bare if HUB_ID.fullmatch(bare) else name), None
 

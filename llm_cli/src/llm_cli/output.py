@@ -39,14 +39,17 @@ def write_notice(text: str) -> None:
 @contextmanager
 def noticed(category: type[Warning]) -> Iterator[None]:
     """A block whose warnings of this kind become lines on stderr, without the place in the code that Python names."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", category)
-        yield
-    for warning in caught:
-        if issubclass(warning.category, category):
-            write_notice(f"warning: {warning.message}")
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", category)
+            yield
+    finally:  # also when the block raises, for they may say why
+        for warning in caught:
+            if issubclass(warning.category, category):
+                write_notice(f"warning: {warning.message}")
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def write_json(value: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from llm_cli.quantizing import check_scheme
+
 Precision = Literal["32-true", "bf16-true", "16-true"]
 PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 SMALL_MODEL_BYTES = 64 * 2**20
@@ -16,10 +18,14 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a model lives, in which dtype, and how many positions its cache may hold (None: its whole context)."""
+    """Where a model lives, in which dtype, and how many positions its cache may hold (None: its whole context).
+
+    `quantize` is the scheme of its linear layers, None where they have the dtype too.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    quantize: str | None = None
     fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None
 
 
@@ -37,14 +43,21 @@ def place(
 
     Raises ValueError for a setting that is unknown or that this version doesn't offer.
     """
-    _refuse_unavailable(devices, quantize, generate_strategy)
+    _refuse_unavailable(devices, generate_strategy)
+    if quantize is not None:
+        check_scheme(quantize)
     if not (fixed_kv_cache_size in (None, "max_model_supported") or _positive(fixed_kv_cache_size)):
         raise ValueError(
             f"fixed_kv_cache_size must be a positive number of tokens or 'max_model_supported', "
             f"not {fixed_kv_cache_size!r}"
         )
     device = _device(accelerator)
-    return Placement(device=device, dtype=_dtype(precision, stored, device), fixed_kv_cache_size=fixed_kv_cache_size)
+    return Placement(
+        device=device,
+        dtype=_dtype(precision, stored, device),
+        quantize=quantize,
+        fixed_kv_cache_size=fixed_kv_cache_size,
+    )
 
 
 def placed(model: nn.Module | None) -> str:
@@ -72,7 +85,12 @@ def settle_threads(model: nn.Module) -> None:
 
 
 def check_change(stored: torch.dtype, now: Placement | None, wanted: Placement) -> None:
-    """Raise ValueError where a model would get a dtype that the rounding when it was read has made pointless."""
+    """Raise ValueError where a model would get weights that the rounding when it was read has made pointless."""
+    if now is not None and now.quantize not in (None, wanted.quantize):
+        raise ValueError(
+            f"the weights were rounded to {now.quantize} when they were read, which {wanted.quantize or 'a dtype'} "
+            "can't undo; load the model again with distribute=None, and give quantize in its first .distribute()"
+        )
     if now is None or wanted.dtype == now.dtype or now.dtype in (stored, torch.float32):
         return
     names = [str(dtype).removeprefix("torch.") for dtype in (stored, now.dtype, wanted.dtype)]
@@ -92,12 +110,7 @@ def _positive(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _refuse_unavailable(devices: str | int, quantize: str | None, generate_strategy: str | None) -> None:
-    if quantize is not None:
-        raise ValueError(
-            f"quantize={quantize!r} is not available in this version; "
-            f"leave it out, or halve the memory with precision='bf16-true'"
-        )
+def _refuse_unavailable(devices: str | int, generate_strategy: str | None) -> None:
     if generate_strategy is not None:
         raise ValueError(
             f"generate_strategy={generate_strategy!r} is not available in this version, "

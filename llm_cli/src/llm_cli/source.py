@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 import llm_blocks
-from llm_blocks.loading import load_config, main_dtype, open_checkpoint
+from llm_blocks.loading import load_config, open_checkpoint
 from llm_cli import models
 from llm_cli.errors import suggestion
 from llm_cli.placement import Placement
+from llm_cli.quantizing import finish, is_quantized, memory, quantize
 from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer.bin")
@@ -29,13 +30,42 @@ class Source:
         if self.path is None:
             return torch.bfloat16
         with open_checkpoint(self.path) as checkpoint:
-            return main_dtype(checkpoint.weights)
+            return checkpoint.dtype
 
     def build(self, placement: Placement) -> Any:
         """The model on its device, in evaluation mode."""
+        where: dict[str, Any] = {"device": placement.device, "dtype": placement.dtype}
+        if placement.quantize is not None:
+            self._require_unquantized()
         if self.path is not None:
-            return llm_blocks.load(self.path, device=placement.device, dtype=placement.dtype)
-        return llm_blocks.new_model(self.config, device=placement.device, dtype=placement.dtype, seed=self.seed).eval()
+            model = llm_blocks.load(self.path, **where, into=memory(placement))
+        else:
+            model = llm_blocks.new_model(self.config, seed=self.seed, **where).eval()
+        if placement.quantize is not None:
+            quantize(model, placement.quantize)
+        finish(model, placement.dtype)
+        return model
+
+    def _require_unquantized(self) -> None:
+        if self.path is None:
+            return
+        with open_checkpoint(self.path) as checkpoint:
+            if checkpoint.quantization is not None:
+                raise ValueError(
+                    f"the weights of '{self.path}' are quantized already ({checkpoint.quantization}); "
+                    "leave quantize out, or load the unquantized checkpoint"
+                )
+
+
+def change(model: Any, now: Placement | None, wanted: Placement) -> None:
+    """Move a loaded model to another placement, in place. ValueError to quantize weights that were read quantized."""
+    scheme = wanted.quantize if now is None or now.quantize is None else None
+    if scheme is not None and is_quantized(model):
+        raise ValueError("the weights are quantized already; leave quantize out, or load the unquantized checkpoint")
+    model.to(device=wanted.device, dtype=wanted.dtype)
+    if scheme is not None:
+        quantize(model, scheme)
+    finish(model, wanted.dtype)
 
 
 def pretrained(path: Path) -> Source:
@@ -83,7 +113,15 @@ def resolve_tokenizer(folder: str | Path, access_token: str | None) -> Tokenizer
 
 
 def write_checkpoint(model: Any, tokenizer: Tokenizer | None, folder: str | Path) -> None:
-    """Write a Hugging Face folder: config, weights and the tokenizer's files, complete or not at all."""
+    """Write a Hugging Face folder: config, weights and the tokenizer's files, complete or not at all.
+
+    ValueError for a quantized model, whose weights have no place there.
+    """
+    if is_quantized(model):
+        raise ValueError(
+            "a quantized model can't be saved in this version; save the unquantized one, and `llm quantize` makes a "
+            "quantized folder of that"
+        )
     if tokenizer is None:
         return llm_blocks.save(model, folder)
     return llm_blocks.save(model, folder, extra_config=special_ids(tokenizer), copy=tokenizer.files)

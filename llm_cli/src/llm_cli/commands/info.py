@@ -44,7 +44,11 @@ def info(
             for dtype, row in memory.items()
         )
     )
-    return write_lines("int8 and int4 are estimates: this version doesn't quantize yet")
+    return (
+        None
+        if found["quantization"]
+        else write_lines("int8 and int4 are estimates; `llm quantize` writes such a folder")
+    )
 
 
 def _presets(model: str | None, json: bool) -> None:
@@ -65,7 +69,9 @@ def _plain(name: str, value: Any) -> str:
     if name == "tokenizer":
         return "none" if value is None else _tokenizer(value)
     if name == "left_out":
-        return f"{value['tensors']:,} tensors ({', '.join(value['prefixes'])})"
+        unlisted = value["parts"] - len(value["prefixes"])
+        more = f" and {unlisted:,} more" if unlisted else ""
+        return f"{value['tensors']:,} tensors ({', '.join(value['prefixes'])}{more})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

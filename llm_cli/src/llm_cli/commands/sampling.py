@@ -11,6 +11,9 @@ Precision = Annotated[
     Literal["32-true", "bf16-true", "16-true"] | None,
     Parameter(help="Default: the checkpoint's own; on a CPU half types run as bf16-true, or 32-true without BF16."),
 ]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None, Parameter(help="Round the weights of linear layers when they have been read.")
+]
 Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
 SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
 TokenizerDir = Annotated[

@@ -1,0 +1,80 @@
+"""Weights of whole numbers for an `LLM`: which schemes there are, and putting a model into one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import llm_quant
+from llm_cli.errors import suggestion
+from llm_cli.output import write_notice
+
+COVERED = 0.9  # of the numbers that multiply, which have to be in layers that can be quantized
+
+
+def check_scheme(name: str) -> None:
+    """Raise ValueError for a scheme of quantization that there isn't, or not yet."""
+    if name.startswith("bnb."):
+        raise ValueError(f"quantize={name!r} is not available in this version; use int8 or int4")
+    if name not in llm_quant.SCHEMES:
+        hint = suggestion(name, llm_quant.SCHEMES) or f"; there are {', '.join(llm_quant.SCHEMES)}"
+        raise ValueError(f"there is no quantization {name!r}{hint}")
+
+
+def quantize(model: Any, scheme: str) -> None:
+    """Quantize the linear layers of a model in place; ValueError as from `require_linear`."""
+    require_linear(model)
+    llm_quant.quantize(model, "int8" if scheme == "int8" else "int4", group_size=group_size(model))
+
+
+def require_linear(model: Any) -> None:
+    """ValueError unless most of a model's numbers are in linear layers; those of a mixture of experts are not."""
+    inside = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    embeddings = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Embedding))
+    total = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    tied = embeddings if model.config.tie_embeddings else 0
+    if inside < COVERED * (total - embeddings + tied):
+        raise ValueError(
+            f"{model.config.model_type} keeps most of its numbers outside of linear layers, as in stacked experts, "
+            "which this version doesn't quantize; run it as it is"
+        )
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether any layer of the model holds whole numbers."""
+    return any(isinstance(layer, llm_quant.QuantizedLinear) for layer in model.modules())
+
+
+def memory(placement: Any) -> Callable[..., Tensor] | None:
+    """Where the weights of a placement are to be read into: memory that the kernels read fastest, where they do."""
+    wanted = placement.device.type == "cpu" and placement.dtype == torch.bfloat16 and placement.quantize is None
+    return llm_quant.Arena().empty if wanted and llm_quant.level() in llm_quant.BF16_LEVELS else None
+
+
+def finish(model: Any, dtype: torch.dtype) -> None:
+    """Let a model that is in place use what is fastest there."""
+    if dtype == torch.bfloat16:
+        llm_quant.accelerate(model)
+
+
+def lost(llm: Any) -> str | None:
+    """A sentence on what there is without kernels, where a CPU runs a model that would use them; else None."""
+    uses = is_quantized(llm.model) or next(llm.model.parameters()).dtype == torch.bfloat16
+    if llm.device.type != "cpu" or llm_quant.level() is not None or not uses:
+        return None
+    return f"without kernels ({llm_quant.reason()}) torch's operators compute every token, which takes longer"
+
+
+def tell_lost(llm: Any) -> None:
+    """Tell it on stderr."""
+    sentence = lost(llm)
+    if sentence is not None:
+        write_notice(sentence)
+
+
+def group_size(model: Any) -> int:
+    """The usual groups, or the largest smaller ones that divide the inputs of every layer (tiny models)."""
+    widths = {layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)}
+    sizes = (llm_quant.GROUP_SIZE, 32, 16, 8)
+    return next((size for size in sizes if all(width % size == 0 for width in widths)), sizes[-1])

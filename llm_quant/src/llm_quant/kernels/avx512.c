@@ -1,0 +1,280 @@
+/* AVX-512 with VNNI and BF16 (Ice Lake and later for the first, Cooper Lake and Zen 4 and later for both). */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "rounding.h"
+#include "steps.h"
+
+#define AHEAD 4096 /* bytes: weights are asked for so far before they are needed */
+
+static int supported(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+
+static inline __m512i four(const int8_t *x) { /* four columns of one row of x, for each row of weights */
+    int32_t bits;
+    __builtin_memcpy(&bits, x, 4);
+    return _mm512_set1_epi32(bits);
+}
+
+/* 16 scales of a block as fp32. */
+static inline __m512 scales(const Weight *w, int64_t index) {
+    __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)w->scale + index));
+    if (w->scale_type == FLOAT16) return _mm512_cvtph_ps(bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+static inline __m512 zeros(const Weight *w, int64_t index) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(w->zero + index))));
+}
+
+/* In what follows M is a constant wherever it is inlined, so that the sums live in registers. */
+#define FIXED static inline __attribute__((always_inline))
+
+FIXED void int8_rows(const int M, const Weight *w, const Rows *x, int first, int64_t block, float *out) {
+    const uint8_t *bytes = (const uint8_t *)w->weight + block * w->k * LANES;
+    const int8_t *high = x->high + first * w->k, *low = x->low + first * w->k;
+    __m512i above[MOST_ROWS], below[MOST_ROWS];
+    for (int m = 0; m < M; m++) { /* the bytes are 128 too large */
+        above[m] = _mm512_set1_epi32(-128 * x->highs[first + m]);
+        below[m] = _mm512_set1_epi32(-128 * x->lows[first + m]);
+    }
+    for (int64_t k = 0; k < w->k; k += 4) {
+        __m512i weight = _mm512_loadu_si512(bytes + k * LANES);
+        _mm_prefetch((const char *)bytes + k * LANES + AHEAD, _MM_HINT_T1);
+        for (int m = 0; m < M; m++) {
+            above[m] = _mm512_dpbusd_epi32(above[m], weight, four(high + m * w->k + k));
+            below[m] = _mm512_dpbusd_epi32(below[m], weight, four(low + m * w->k + k));
+        }
+    }
+    __m512 scale = _mm512_loadu_ps((const float *)w->scale + block * LANES);
+    for (int m = 0; m < M; m++) {
+        __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(above[m]), _mm512_set1_ps(256), _mm512_cvtepi32_ps(below[m]));
+        sum = _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_set1_ps(x->scale[first + m]));
+        _mm512_storeu_ps(out + (first + m) * LANES, sum);
+    }
+}
+
+FIXED void int4_rows(const int M, const Weight *w, const Rows *x, int first, int64_t block, float *out) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    int64_t groups = w->k / w->group;
+    const uint8_t *bytes = (const uint8_t *)w->weight + block * w->k * LANES / 2;
+    const int8_t *high = x->high + first * w->k, *low = x->low + first * w->k;
+    const float *sums = x->sums + first * groups;
+    __m512 total[MOST_ROWS];
+    for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i above[MOST_ROWS], below[MOST_ROWS];
+        for (int m = 0; m < M; m++) above[m] = below[m] = _mm512_setzero_si512();
+        for (int64_t k = g * w->group; k < (g + 1) * w->group; k += 8) {
+            __m512i pair = _mm512_loadu_si512(bytes + k * (LANES / 2));
+            _mm_prefetch((const char *)bytes + k * (LANES / 2) + AHEAD, _MM_HINT_T1);
+            __m512i first_four = _mm512_and_si512(pair, nibble);
+            __m512i next_four = _mm512_and_si512(_mm512_srli_epi16(pair, 4), nibble);
+            for (int m = 0; m < M; m++) {
+                const int8_t *h = high + m * w->k + k, *l = low + m * w->k + k;
+                above[m] = _mm512_dpbusd_epi32(above[m], first_four, four(h));
+                below[m] = _mm512_dpbusd_epi32(below[m], first_four, four(l));
+                above[m] = _mm512_dpbusd_epi32(above[m], next_four, four(h + 4));
+                below[m] = _mm512_dpbusd_epi32(below[m], next_four, four(l + 4));
+            }
+        }
+        int64_t at = (block * groups + g) * LANES;
+        __m512 scale = scales(w, at), zero = zeros(w, at);
+        for (int m = 0; m < M; m++) {
+            __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(above[m], 8), below[m]));
+            sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sums[m * groups + g]), sum);
+            total[m] = _mm512_fmadd_ps(scale, sum, total[m]);
+        }
+    }
+    for (int m = 0; m < M; m++)
+        _mm512_storeu_ps(out + (first + m) * LANES, _mm512_mul_ps(total[m], _mm512_set1_ps(x->scale[first + m])));
+}
+
+/* Four rows of weights against M rows of x. */
+FIXED void bf16_rows(const int M, const Weight *w, const uint16_t *x, int first, int64_t n, float *out) {
+    const uint16_t *weight = (const uint16_t *)w->weight + n * w->k;
+    __m512 sum[4][4];
+    for (int r = 0; r < 4; r++)
+        for (int m = 0; m < M; m++) sum[r][m] = _mm512_setzero_ps();
+    x += first * w->k;
+    int64_t k = 0;
+    for (; k + 32 <= w->k; k += 32) {
+        __m512bh columns[4];
+        for (int m = 0; m < M; m++) columns[m] = (__m512bh)_mm512_loadu_si512(x + m * w->k + k);
+        for (int r = 0; r < 4; r++) {
+            __m512bh row = (__m512bh)_mm512_loadu_si512(weight + r * w->k + k);
+            _mm_prefetch((const char *)(weight + r * w->k + k) + AHEAD / 2, _MM_HINT_T1);
+            for (int m = 0; m < M; m++) sum[r][m] = _mm512_dpbf16_ps(sum[r][m], row, columns[m]);
+        }
+    }
+    if (k < w->k) {
+        __mmask32 rest = (__mmask32)((1ull << (w->k - k)) - 1);
+        for (int r = 0; r < 4; r++) {
+            __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(rest, weight + r * w->k + k);
+            for (int m = 0; m < M; m++) {
+                __m512bh columns = (__m512bh)_mm512_maskz_loadu_epi16(rest, x + m * w->k + k);
+                sum[r][m] = _mm512_dpbf16_ps(sum[r][m], row, columns);
+            }
+        }
+    }
+    for (int r = 0; r < 4; r++)
+        for (int m = 0; m < M; m++) out[(first + m) * LANES + n % LANES + r] = _mm512_reduce_add_ps(sum[r][m]);
+}
+
+static void int8_product(const Weight *w, const Rows *x, int m, int64_t block, float *out) {
+    int row = 0;
+    for (; row + 8 <= m; row += 8) int8_rows(8, w, x, row, block, out);
+    for (; row + 4 <= m; row += 4) int8_rows(4, w, x, row, block, out);
+    for (; row + 2 <= m; row += 2) int8_rows(2, w, x, row, block, out);
+    if (row < m) int8_rows(1, w, x, row, block, out);
+}
+
+static void int4_product(const Weight *w, const Rows *x, int m, int64_t block, float *out) {
+    int row = 0;
+    for (; row + 8 <= m; row += 8) int4_rows(8, w, x, row, block, out);
+    for (; row + 4 <= m; row += 4) int4_rows(4, w, x, row, block, out);
+    for (; row + 2 <= m; row += 2) int4_rows(2, w, x, row, block, out);
+    if (row < m) int4_rows(1, w, x, row, block, out);
+}
+
+static void bf16_product(const Weight *w, const uint16_t *x, int m, int64_t block, float *out) {
+    for (int64_t n = block * LANES; n < (block + 1) * LANES; n += 4) {
+        int row = 0;
+        for (; row + 4 <= m; row += 4) bf16_rows(4, w, x, row, n, out);
+        for (; row + 2 <= m; row += 2) bf16_rows(2, w, x, row, n, out);
+        if (row < m) bf16_rows(1, w, x, row, n, out);
+    }
+}
+
+static inline void store(void *out, int64_t index, int type, __m512 values) {
+    if (type == FLOAT32) _mm512_storeu_ps((float *)out + index, values);
+    else _mm256_storeu_si256((__m256i *)((uint16_t *)out + index), (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+/* 16 vectors of 16 numbers of 32 bits: rows become columns. */
+static inline void transpose(__m512i v[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            v[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + 2 + j]);
+            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + 2 + j]);
+        }
+    for (int j = 0; j < 4; j++) { /* now each quarter of a register is a 4 x 4 square in its place */
+        t[j] = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x88);
+        t[4 + j] = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xdd);
+        t[8 + j] = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x88);
+        t[12 + j] = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xdd);
+    }
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0x88);
+        v[8 + j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0xdd);
+        v[4 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0x88);
+        v[12 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0xdd);
+    }
+}
+
+/* 64 columns of a block from column k on, one register for each of its rows. */
+static inline void columns_of_int8(const uint8_t *bytes, int64_t k, __m512i rows[16]) {
+    for (int i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(bytes + (k + 4 * i) * LANES);
+    transpose(rows);
+}
+
+static void expand_int8(const Weight *w, int64_t block, void *out, int type) {
+    const uint8_t *bytes = (const uint8_t *)w->weight + block * w->k * LANES;
+    const float *scale = (const float *)w->scale + block * LANES;
+    int64_t k = 0;
+    for (; k + 64 <= w->k; k += 64) {
+        __m512i rows[16];
+        columns_of_int8(bytes, k, rows);
+        for (int lane = 0; lane < LANES; lane++) {
+            __m512i value = _mm512_xor_si512(rows[lane], _mm512_set1_epi8(-128)); /* signed again */
+            __m128i part[4];
+            _mm512_storeu_si512(part, value);
+            for (int i = 0; i < 4; i++) {
+                __m512 whole = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(part[i]));
+                store(out, lane * w->k + k + 16 * i, type, _mm512_mul_ps(whole, _mm512_set1_ps(scale[lane])));
+            }
+        }
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        for (int64_t rest = k; rest < w->k; rest++) {
+            int whole = (int)bytes[rest / 4 * 64 + lane * 4 + rest % 4] - 128;
+            put(out, lane * w->k + rest, (float)whole * scale[lane], type);
+        }
+}
+
+/* The 16 numbers that a nibble of this row and group can be. */
+static inline __m512 choices(const Weight *w, int64_t at) {
+    const __m512 nibbles = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512 centred = _mm512_sub_ps(nibbles, _mm512_set1_ps(w->zero[at]));
+    return _mm512_mul_ps(centred, _mm512_set1_ps(scale_at(w, at)));
+}
+
+/* `count` columns, a multiple of 8, of one row from column k on, which are nibbles in their order. */
+static inline void look_up(const uint8_t *nibbles, int count, __m512 numbers, void *out, int64_t index, int type) {
+    int i = 0;
+    if (type == BFLOAT16) {
+        __m512i table = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(numbers));
+        for (; i + 32 <= count; i += 32) {
+            __m512i which = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(nibbles + i)));
+            _mm512_storeu_si512((uint16_t *)out + index + i, _mm512_permutexvar_epi16(which, table));
+        }
+    }
+    for (; i < count; i += 8) {
+        __m256i which = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(nibbles + i)));
+        __m512 found = _mm512_permutexvar_ps(_mm512_castsi256_si512(which), numbers);
+        if (type == FLOAT32) _mm256_storeu_ps((float *)out + index + i, _mm512_castps512_ps256(found));
+        else _mm_storeu_si128((__m128i *)((uint16_t *)out + index + i),
+                              (__m128i)_mm256_cvtneps_pbh(_mm512_castps512_ps256(found)));
+    }
+}
+
+static void expand_int4(const Weight *w, int64_t block, void *out, int type) {
+    const __m512i low = _mm512_set1_epi8(15);
+    int64_t groups = w->k / w->group;
+    const uint8_t *bytes = (const uint8_t *)w->weight + block * w->k * LANES / 2;
+    for (int64_t k = 0; k < w->k; k += 128) {
+        int64_t count = w->k - k < 128 ? w->k - k : 128;
+        __m512i rows[16];
+        for (int i = 0; i < 16; i++)
+            rows[i] = 8 * i < count ? _mm512_loadu_si512(bytes + (k + 8 * i) * (LANES / 2)) : _mm512_setzero_si512();
+        transpose(rows);
+        for (int lane = 0; lane < LANES; lane++) {
+            __m512i first = _mm512_and_si512(rows[lane], low);
+            __m512i next = _mm512_and_si512(_mm512_srli_epi16(rows[lane], 4), low);
+            __m512i even = _mm512_unpacklo_epi32(first, next), odd = _mm512_unpackhi_epi32(first, next);
+            const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            const __m512i upper = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            uint8_t nibbles[128];
+            _mm512_storeu_si512(nibbles, _mm512_permutex2var_epi64(even, lower, odd));
+            _mm512_storeu_si512(nibbles + 64, _mm512_permutex2var_epi64(even, upper, odd));
+            for (int64_t at = k; at < k + count;) { /* up to the end of each group */
+                int64_t g = at / w->group, end = (g + 1) * w->group < k + count ? (g + 1) * w->group : k + count;
+                __m512 numbers = choices(w, (block * groups + g) * LANES + lane);
+                look_up(nibbles + (at - k), (int)(end - at), numbers, out, lane * w->k + at, type);
+                at = end;
+            }
+        }
+    }
+}
+
+static void expand(const Weight *w, int64_t block, void *out, int type) {
+    w->kind == INT8 ? expand_int8(w, block, out, type) : expand_int4(w, block, out, type);
+}
+
+const Level level_avx512 = {"avx512", supported, round_row, int8_product, int4_product, bf16_product, expand,
+                             norm, gated};
+#else
+static int never(void) { return 0; }
+const Level level_avx512 = {"avx512", never, 0, 0, 0, 0, 0, 0, 0};
+#endif

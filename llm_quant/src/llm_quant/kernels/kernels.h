@@ -1,0 +1,94 @@
+/* Products of few rows of activations with many rows of weights, y = x w^T: what the levels of processors share.
+
+   Shapes: M rows of x, N rows of weights, K columns, G groups of columns that share a scale. Weights of int8 and int4 lie
+   in blocks of 16 rows, so that a vector register holds one number for each row of a block and nothing is summed across
+   a register:
+     int8   bytes [N/16][K/4][16][4], 128 more than the weight
+     int4   bytes [N/16][K/8][16][4]: the low nibbles are four columns, the high nibbles the next four
+     scale  [N/16][G][16] in bf16 or fp16, zero [N/16][G][16] bytes (int4); [N] fp32 (int8)
+   bf16 weights are plain [N][K]. */
+#ifndef LLM_QUANT_KERNELS_H
+#define LLM_QUANT_KERNELS_H
+
+#include <stdint.h>
+
+#define LANES 16    /* rows of a block of weights */
+#define MOST_ROWS 8 /* rows of x that one pass over a block takes */
+
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+
+/* Activations as whole numbers of 16 bits: x = scale * whole, whole = 256 * high + low. The largest of a row takes all
+   the bits, so the error is at most 1.6e-5 of it: less than that of bf16, which has 8 bits. */
+typedef struct {
+    int16_t *whole; /* [M][K] */
+    int8_t *high;   /* [M][K] */
+    int8_t *low;    /* [M][K] */
+    float *sums;    /* [M][G] of whole */
+    int32_t *highs; /* [M] sum of high */
+    int32_t *lows;  /* [M] sum of low */
+    float *scale;   /* [M] */
+} Rows;
+
+#define LARGEST 32639 /* 256 * 127 + 127 */
+
+typedef struct {
+    int64_t n, k, group; /* group = k where a row has one scale */
+    const void *weight;
+    const void *scale;
+    const uint8_t *zero;
+    const float *bias; /* [N] or null */
+    int32_t scale_type;
+    int32_t kind; /* INT8, INT4, BF16 */
+} Weight;
+
+enum { INT8, INT4, BF16 };
+
+/* One level of instructions. `round` fills row `row` of `to` from x [K] fp32, whose groups have `group` columns. Each
+   product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `expand` writes
+   the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h. */
+typedef struct {
+    const char *name;
+    int (*supported)(void);
+    void (*round)(const float *x, int64_t k, int64_t group, int row, const Rows *to);
+    void (*int8)(const Weight *w, const Rows *x, int m, int64_t block, float *out);
+    void (*int4)(const Weight *w, const Rows *x, int m, int64_t block, float *out);
+    void (*bf16)(const Weight *w, const uint16_t *x, int m, int64_t block, float *out);
+    void (*expand)(const Weight *w, int64_t block, void *out, int type);
+    void (*norm)(const void *x, const void *weight, void *y, int64_t row, int64_t c, float eps, int offset, int type);
+    void (*gated)(const void *gate, const void *up, void *y, int64_t count, int type);
+} Level;
+
+extern const Level level_portable, level_avx2, level_avx512;
+
+static inline float from_bf16(uint16_t bits) {
+    union { uint32_t u; float f; } v = {.u = (uint32_t)bits << 16};
+    return v.f;
+}
+
+static inline uint16_t to_bf16(float value) { /* to nearest, ties to even; NaN stays NaN */
+    union { float f; uint32_t u; } v = {.f = value};
+    uint32_t kept = (v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16;
+    return (uint16_t)((v.u & 0x7fffffffu) > 0x7f800000u ? (v.u >> 16) | 0x40 : kept);
+}
+
+static inline void put(void *out, int64_t index, float value, int type) {
+    if (type == FLOAT32) ((float *)out)[index] = value;
+    else ((uint16_t *)out)[index] = to_bf16(value);
+}
+
+static inline float from_fp16(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, rest = bits & 0x7fff;
+    union { uint32_t u; float f; } v, scale = {.u = 0x77800000u}; /* 2^112 brings the exponent to fp32's bias */
+    v.u = rest << 13;
+    v.f *= scale.f;
+    if (rest >= 0x7c00) v.u |= 0x7f800000u;
+    v.u |= sign;
+    return v.f;
+}
+
+static inline float scale_at(const Weight *w, int64_t index) {
+    uint16_t bits = ((const uint16_t *)w->scale)[index];
+    return w->scale_type == FLOAT16 ? from_fp16(bits) : from_bf16(bits);
+}
+
+#endif

@@ -1,0 +1,143 @@
+"""Linear layers whose weights are whole numbers, and one that reads bf16 weights by the kernels.
+
+Shapes: M rows of x, N outputs, K inputs, G groups of inputs.
+"""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_quant import aten, blocks, native, ops
+from llm_quant.blocks import Blocks
+from llm_quant.canonical import Int4, Int8, Quantized
+from llm_quant.memory import Arena
+
+FEW_BF16 = 8  # rows of x up to which the kernels read bf16 weights faster than torch's product does
+_NAMES = ("value", "scale", "zero")
+
+
+class QuantizedLinear(nn.Module):
+    """x W^T + b (..., K) -> (..., N), for a W that is `Int8` or `Int4`.
+
+    With `order` (K,) the columns of W belong to the inputs `order`, in which some files have them sorted by group.
+
+    The weight is kept in one layout: canonical, or in blocks for the kernels of the CPU (`prepare`). `canonical` gives
+    it back unchanged from either. Gradients reach x, never the weight.
+    """
+
+    value: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    bias: Tensor | None
+    order: Tensor | None
+
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, *, order: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.kind = "int8" if isinstance(weight, Int8) else "int4"
+        self.group_size = self.in_features if isinstance(weight, Int8) else weight.group
+        self.blocks: Blocks | None = None
+        for name in _NAMES:
+            self.register_buffer(name, getattr(weight, name, None))
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self.register_buffer("order", order)
+
+    @property
+    def weight(self) -> Quantized:
+        """The canonical weight; computed where it lies in blocks."""
+        if self.blocks is not None:
+            return blocks.from_blocks(self.blocks)
+        if self.zero is None:
+            return Int8(value=self.value, scale=self.scale)
+        return Int4(value=self.value, scale=self.scale, zero=self.zero)
+
+    def prepare(self, arena: Arena | None = None) -> Self:
+        """Put the weight into the layout that is fastest where it is, in the memory of `arena` where there is one.
+
+        Where there are no kernels nothing changes.
+        """
+        weight = self.weight
+        if self.value.device.type == "cpu" and native.level() is not None and blocks.fits(weight):
+            self._keep(blocks.to_blocks(weight, arena))
+        return self
+
+    def unprepare(self) -> Self:
+        """Put the weight into the canonical layout, in which it may be moved to another device."""
+        weight, self.blocks = self.weight, None
+        for name in _NAMES:
+            setattr(self, name, getattr(weight, name, None))
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        if self.order is not None:
+            rows = rows.index_select(1, self.order)
+        if rows.requires_grad and torch.is_grad_enabled():
+            y = _Product.apply(rows, self)
+        else:
+            y = self._product(rows)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        group = f", group_size={self.group_size}" if self.kind == "int4" else ""
+        layout = "blocks" if self.blocks else "canonical"
+        bias = self.bias is not None
+        return f"{self.in_features}, {self.out_features}, bias={bias}, {self.kind}{group}, {layout}"
+
+    def _product(self, x: Tensor) -> Tensor:
+        if self.blocks is None:
+            return aten.linear(x, self.weight, self.bias)
+        taken = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
+        return _in_blocks(taken.contiguous(), self.blocks, self.bias).to(x.dtype)
+
+    def _keep(self, packed: Blocks) -> None:
+        self.blocks = packed
+        self.value, self.scale, self.zero = packed.weight, packed.scale, packed.zero
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move the tensors and never convert them, whatever `module.to(dtype)` asks of the others."""
+        packed = self.blocks
+        if packed is not None:
+            self.unprepare()
+        moved = super()._apply(lambda tensor: fn(tensor).to(tensor.dtype), recurse)
+        return moved.prepare() if packed is not None else moved
+
+
+class KernelLinear(nn.Linear):
+    """A Linear in bf16 on the CPU, which reads its weight by the kernels where x has few rows."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, rows = input, input.numel() // self.in_features
+        usable = rows <= FEW_BF16 and x.dtype == self.weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+        if not usable or (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
+            return F.linear(x, self.weight, self.bias)
+        flat = x.reshape(rows, self.in_features).contiguous()
+        bias = None if self.bias is None else self.bias.float()
+        return _in_bf16(flat, self.weight, bias).view(*x.shape[:-1], self.out_features)
+
+
+def _in_blocks(x: Tensor, b: Blocks, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():  # an operator, which costs more to call
+        return ops.blocks_linear(x, b.weight, b.scale, b.zero, bias, b.kind, b.rows, b.columns, b.group)
+    return blocks.linear(x, b, bias)
+
+
+def _in_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():
+        return ops.bf16_linear(x, weight, bias)
+    return native.linear(x, weight, kind=native.BF16, n=weight.size(0), group=weight.size(1), bias=bias)
+
+
+class _Product(torch.autograd.Function):
+    """The product of a `QuantizedLinear`, whose gradient goes through the dequantized weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return layer._product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] @ ctx.layer.weight.dequantize(grads[0].dtype), None

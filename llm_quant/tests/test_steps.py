@@ -1,0 +1,67 @@
+"""The small steps against torch's operators in float64, on every level that the processor has."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from llm_quant import native, steps
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def plain_norm(x: Tensor, weight: Tensor, *, offset: bool) -> Tensor:
+    scaled = F.rms_norm(x.double(), (x.size(-1),), None, 1e-5)
+    if offset:
+        return scaled * (1 + weight.double())
+    return scaled.to(x.dtype).double() * weight.double()
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 15, 64, 2048])
+def test_rms_norm(level: str, dtype: torch.dtype, width: int, offset: bool) -> None:
+    torch.manual_seed(width)
+    x, weight = (50 * torch.randn(2, 3, width)).to(dtype), torch.randn(width).to(dtype)
+    x[0, 1] = 0
+    found = steps.rms_norm(x, weight, 1e-5, offset=offset)
+    assert found is not None
+    assert found.dtype == dtype
+    wanted = plain_norm(x, weight, offset=offset)
+    step = 2**-8 if dtype == torch.bfloat16 else 2**-20
+    # in bf16 a number halfway between two may be rounded to either on the way
+    assert_close(found.double(), wanted, rtol=2 * step, atol=1e-6)
+    assert ((found.double() - wanted).abs() <= 1.01 * step * wanted.abs() + 1e-6).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_silu_gate(level: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ends = torch.tensor([0.0, -0.0, 200.0, -200.0, 88.5, -88.5, 1e-30])
+    gate, up = torch.cat((10 * torch.randn(5000), ends)).to(dtype), torch.randn(5007).to(dtype)
+    found = steps.silu_gate(gate, up)
+    assert found is not None
+    wanted = F.silu(gate.double()).to(dtype).double() * up.double()
+    step = 2**-8 if dtype == torch.bfloat16 else 2**-20
+    assert_close(found.double(), wanted, rtol=2 * step, atol=1e-30)
+
+
+def test_what_is_no_number_stays_so(level: str) -> None:
+    bad = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0])
+    one = torch.ones(4)
+    assert_close(steps.silu_gate(bad, one), F.silu(bad), equal_nan=True)
+    assert_close(steps.silu_gate(bad.bfloat16(), one.bfloat16()), F.silu(bad.bfloat16()), equal_nan=True)
+    assert steps.rms_norm(bad[None], one, 1e-5).isnan().any()
+
+
+def test_what_torch_has_to_do() -> None:
+    x, weight = torch.randn(3, 64), torch.randn(64)
+    assert steps.rms_norm(x, weight.bfloat16(), 1e-5) is None
+    assert steps.rms_norm(x.double(), weight.double(), 1e-5) is None
+    assert steps.rms_norm(x.t(), torch.randn(3), 1e-5) is None
+    assert steps.rms_norm(x.requires_grad_(), weight, 1e-5) is None
+    assert steps.rms_norm(torch.randn(2048, 64), weight, 1e-5) is None
+    with torch.no_grad():
+        assert (steps.rms_norm(x, weight, 1e-5) is None) == (native.level() is None)
+    assert steps.silu_gate(torch.randn(3), torch.randn(1)) is None
