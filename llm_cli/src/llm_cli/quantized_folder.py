@@ -1,6 +1,6 @@
 """A checkpoint as a folder whose linear layers are stored as whole numbers, written layer by layer.
 
-The form is compressed-tensors' (llm_quant.formats.compressed_tensors), which `llm`, transformers and vLLM load.
+The form is compressed-tensors' (llm_quant.formats.compressed_tensors), which transformers reads too.
 Shapes: N rows (outputs), K columns (inputs) of a layer.
 """
 

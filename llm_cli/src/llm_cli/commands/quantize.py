@@ -32,7 +32,7 @@ def quantize(
 ) -> None:
     """Write a folder whose linear layers are whole numbers, which generate and chat load, and print that folder.
 
-    transformers and vLLM load it too (compressed-tensors, pack-quantized).
+    Its form is compressed-tensors', pack-quantized, which others read too.
     MODEL may be a Hugging Face or sepweight folder, a folder of Meta's
     consolidated.*.pth, or a llama2.c .bin file; it is read layer by layer.
     OUT appears when it is complete; nothing that exists is overwritten.
