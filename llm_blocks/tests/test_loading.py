@@ -188,18 +188,3 @@ def test_parameters_that_a_model_calls_exact_stay_in_fp32(
         found = {name: parameter.dtype for name, parameter in each.named_parameters()}
         assert found.pop("mid.1.kv.bias") == torch.float32
         assert found["mid.1.kv.weight"] == torch.bfloat16
-
-
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_tensors_are_read_into_memory_that_is_given(folder: Path, dtype: torch.dtype | None) -> None:
-    made: list[torch.Tensor] = []
-
-    def into(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        made.append(torch.full(shape, 7, dtype=dtype))
-        return made[-1]
-
-    model = llm_blocks.load(folder, dtype=dtype, into=into)
-    wanted = llm_blocks.load(folder, dtype=dtype)
-    assert {p.data_ptr() for p in model.parameters()} == {tensor.data_ptr() for tensor in made}
-    for name, parameter in wanted.named_parameters():
-        assert torch.equal(parameter, model.get_parameter(name)), name

@@ -1,11 +1,9 @@
 """Reading a checkpoint folder into the Model of its architecture, or into a part of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,9 +19,6 @@ from llm_sepweight import PartSpec, Weights, WeightsError
 from llm_sepweight.unread import why_unread
 
 QUANTIZATION = "quantization_config"
-
-Allocate: TypeAlias = Callable[..., Tensor]
-"""From a shape and `dtype=` to a tensor that holds anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +148,14 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
-    into: Allocate | None = None,
 ) -> Any:
     """The Model of the checkpoint folder `path`, or its `part` (e.g. "b 0-12"), in evaluation mode.
 
     The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
     dtype None means the checkpoint's own: the one that takes the most bytes. Layers that are stored as whole numbers
-    become `llm_quant.QuantizedLinear`, in the layout that is fastest on the device; they can't be `trainable`. `into`
-    makes the memory for a tensor of a shape and dtype, such as `llm_quant.Arena().empty`; by default tensors are mapped
-    from the files where these have the dtype, and their pages read when they are used. Raises ArchitectureError for an
-    unknown model_type, ValueError for a config.json or a part that can't be honoured, WeightsError for a tensor that is
-    missing, unexpected or of another shape than config.json says.
+    become `llm_quant.QuantizedLinear`, in the layout that is fastest on the device; they can't be `trainable`. Raises
+    ArchitectureError for an unknown model_type, ValueError for a config.json or a part that can't be honoured,
+    WeightsError for a tensor that is missing, unexpected or of another shape than config.json says.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating dtype of torch, such as torch.float16, not {dtype!r}")
@@ -174,7 +166,7 @@ def load(
         with without_storage():
             model = find(config.model_type).Model(config, part)
         if checkpoint.quantization is None:
-            fill(model, weights, device=device, dtype=dtype, trainable=trainable, into=into)
+            fill(model, weights, device=device, dtype=dtype, trainable=trainable)
         elif trainable:
             raise ValueError(f"{path}: its weights are quantized and can't be trained; load the unquantized checkpoint")
         else:
@@ -189,7 +181,6 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
-    into: Allocate | None = None,
 ) -> None:
     """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read."""
     sources = check(model, weights)
@@ -199,13 +190,10 @@ def fill(
     shapes = dict(model.named_parameters(remove_duplicate=False))
 
     def read(names: list[str]) -> Tensor:
-        wanted = torch.float32 if names[0].endswith(model.exact) else dtype
-        in_pieces = names[0] not in sources  # which are read into it below
-        if in_pieces or into is not None:
-            make = into or partial(torch.empty, device=device)
-            memory = make(shapes[names[0]].shape, dtype=wanted)
-            return memory if in_pieces else weights.read(sources[names[0]], out=memory)
-        return weights.read(sources[names[0]], dtype=wanted, device=device)
+        if names[0] not in sources:  # its pieces are read into it below
+            return torch.empty(shapes[names[0]].shape, dtype=dtype, device=device)
+        exact = names[0].endswith(model.exact)
+        return weights.read(sources[names[0]], dtype=torch.float32 if exact else dtype, device=device)
 
     assign(model, read, trainable=trainable)
     for parts in pieces(model).values():

@@ -1,10 +1,9 @@
 """Weights of whole numbers for an `LLM`: which schemes there are, and putting a model into one."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import llm_quant
 from llm_cli.errors import suggestion
@@ -44,12 +43,6 @@ def require_linear(model: Any) -> None:
 def is_quantized(model: Any) -> bool:
     """Whether any layer of the model holds whole numbers."""
     return any(isinstance(layer, llm_quant.QuantizedLinear) for layer in model.modules())
-
-
-def memory(placement: Any) -> Callable[..., Tensor] | None:
-    """Where the weights of a placement are to be read into: memory that the kernels read fastest, where they do."""
-    wanted = placement.device.type == "cpu" and placement.dtype == torch.bfloat16 and placement.quantize is None
-    return llm_quant.Arena().empty if wanted and llm_quant.level() in llm_quant.BF16_LEVELS else None
 
 
 def finish(model: Any, dtype: torch.dtype) -> None:

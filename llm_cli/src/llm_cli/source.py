@@ -11,7 +11,7 @@ from llm_blocks.loading import load_config, open_checkpoint
 from llm_cli import models
 from llm_cli.errors import suggestion
 from llm_cli.placement import Placement
-from llm_cli.quantizing import finish, is_quantized, memory, quantize
+from llm_cli.quantizing import finish, is_quantized, quantize
 from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer.bin")
@@ -38,7 +38,7 @@ class Source:
         if placement.quantize is not None:
             self._require_unquantized()
         if self.path is not None:
-            model = llm_blocks.load(self.path, **where, into=memory(placement))
+            model = llm_blocks.load(self.path, **where)
         else:
             model = llm_blocks.new_model(self.config, seed=self.seed, **where).eval()
         if placement.quantize is not None:

@@ -6,12 +6,11 @@ from llm_quant.canonical import Int4, Int8, round_int4, round_int8
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
 from llm_quant.native import KernelsError, choose, level, reason
-from llm_quant.quantize import BF16_LEVELS, GROUP_SIZE, SCHEMES, Scheme, accelerate, quantize
+from llm_quant.quantize import GROUP_SIZE, SCHEMES, Scheme, accelerate, quantize
 
 __version__ = version("llm_quant")
 
 __all__ = [
-    "BF16_LEVELS",
     "GROUP_SIZE",
     "SCHEMES",
     "Arena",
