@@ -8,6 +8,7 @@ import pytest
 
 from llm_cli.belonging import encode, reads_system
 from llm_cli.chat import ChatSession
+from llm_cli.prompts import encode_prompt
 from llm_tokenizer import Tokenizer, TokenizerError
 
 Make = Callable[[str], Tokenizer]
@@ -92,3 +93,8 @@ def test_a_conversation_takes_the_system_prompt_that_the_template_knows(template
     with pytest.raises(ValueError, match="no place for a system message"):
         chat.set_system("be kind")
     assert chat.sys_prompt == "detailed thinking on"
+
+
+def test_an_empty_list_is_no_prompt():
+    with pytest.raises(ValueError, match="the prompt is an empty list; give a text, messages or ids"):
+        encode_prompt([], None)

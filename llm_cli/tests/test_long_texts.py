@@ -8,6 +8,7 @@ import torch
 
 import llm_cli.reading
 from llm_blocks import load, testing
+from llm_cli import feeding
 from llm_cli.generation import Generation
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache
@@ -91,6 +92,17 @@ def test_samples_cross_together(case: testing.Case) -> None:
     assert answers(case, ids, seed=5, **options) == [
         answers(case, ids, temperature=1.0, seed=5 + i)[0] for i in range(3)
     ]
+
+
+def test_a_row_that_has_ended_keeps_no_other_from_going_on(case: testing.Case, monkeypatch: Any) -> None:
+    """Every later step of the batch went through the code that reads rows again, though none was to be."""
+    first, second = prompt(case, TRAINED - 2), prompt(case, 3)
+    stop = answers(case, first)[0][1]
+    calls: list[int] = []
+    monkeypatch.setattr(feeding, "prefill", lambda *given: calls.append(1) or llm_cli.reading.prefill(*given))
+    found = answers(case, first, second, stop=stop, max_new_tokens=15)
+    assert len(found[0]) <= 2
+    assert len(calls) == 1
 
 
 def test_a_row_that_has_ended_waits_at_the_trained_length(case: testing.Case) -> None:

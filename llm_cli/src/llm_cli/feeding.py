@@ -43,10 +43,12 @@ class Feeder:
             return self._read_prompts()
         # A row that has ended goes on while there is room: rows that advance together are the fast case.
         counts = [min(1, self.kv.capacity - length) for length in self.kv.lengths]
-        outgrown = self.kv.outgrown()
-        if outgrown:
+        outgrown = {row: self._text(row) for row in self.kv.outgrown()}
+        for row in outgrown:
+            counts[row] = 0  # one that has ended stays there, and the others begin anew
+        if any(outgrown.values()):
             new = [[i] * count for i, count in zip(ids[:, 0].tolist(), counts, strict=True)]
-            logits = self._read_again(new, {row: self._text(row) for row in outgrown})
+            logits = self._read_again(new, outgrown)
         else:
             logits = self._model(ids, self.kv, counts=None if all(counts) else counts, last_only=True)
         if self._cache is not None:
@@ -89,8 +91,6 @@ class Feeder:
             if text is not None:
                 rows[index] = text
                 self.kv.lengths[index] = 0
-            else:
-                del rows[index][self.kv.lengths[index] :]
         return prefill(self._model, self.kv, rows)
 
     def _read_prompts(self) -> Tensor:

@@ -36,8 +36,11 @@ def encode_prompt(
 ) -> list[int]:
     """The ids of one prompt: a text goes through the checkpoint's chat template, unless it has none or `raw` is set.
 
-    Raises ValueError for a text without a tokenizer, and for messages or a system prompt without a chat template.
+    Raises ValueError for an empty list, for a text without a tokenizer, and for messages or a system prompt without a
+    chat template.
     """
+    if not isinstance(prompt, str) and not prompt:
+        raise ValueError("the prompt is an empty list; give a text, messages or ids")
     if not isinstance(prompt, str) and _is_id(prompt[0]):
         if sys_prompt is not None:
             raise ValueError("sys_prompt needs a text or messages as the prompt; ids go to the model as they are")
