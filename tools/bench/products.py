@@ -14,6 +14,7 @@ from copy import deepcopy
 from datetime import date
 from itertools import cycle
 
+import llm_quant
 import torch
 from common import Figures, in_turn, machine, read_rate
 from generate import numbers, positive
@@ -31,8 +32,6 @@ def layer(kind: str, outputs: int, inputs: int) -> nn.Module:
     linear = nn.Linear(inputs, outputs, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     if kind == "torch bf16":
         return linear
-    import llm_quant
-
     if llm_quant.level() is None:
         raise ValueError(f"no kernels: {llm_quant.reason()}")
     whole = nn.Sequential(linear)
@@ -42,7 +41,12 @@ def layer(kind: str, outputs: int, inputs: int) -> nn.Module:
 def copies(kind: str, outputs: int, inputs: int) -> list[nn.Module]:
     """As many copies as fill COPIES_BYTES."""
     one = layer(kind, outputs, inputs)
-    return [one, *(deepcopy(one) for _ in range(COPIES_BYTES // nbytes(one)))]
+    count = 1 + COPIES_BYTES // nbytes(one)
+    if kind not in llm_quant.SCHEMES:
+        return [deepcopy(one) for _ in range(count)]
+    # A prepared weight is a view of a chunk of its arena, and a copy would be of the whole chunk.
+    canonical, arena = one.unprepare(), llm_quant.Arena()  # type: ignore
+    return [deepcopy(canonical).prepare(arena) for _ in range(count)]  # type: ignore
 
 
 def nbytes(module: nn.Module) -> int:
