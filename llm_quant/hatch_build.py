@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent / "src" / "llm_quant"
 SOURCES, LIBRARY = PACKAGE / "kernels", PACKAGE / "_kernels.so"
 COMMON = ["-O3", "-std=c11", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"]
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "bf16")]
+THREADED = ("entry", "run")  # what shares work out between threads
 # Each level of instructions has a file of its own, so that no other code can use what a processor may lack.
 FLAGS = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": [*AVX512, "-mprefer-vector-width=512"]}
 
@@ -55,7 +56,7 @@ def _compile(compiler: str, source: Path, folder: Path, x86: bool, extra: Sequen
     """The object file of one source, in `folder`."""
     target = str(folder / f"{source.stem}.o")
     special = FLAGS.get(source.stem, []) if x86 else []
-    openmp = ["-fopenmp"] if source.stem == "entry" else []
+    openmp = ["-fopenmp"] if source.stem in THREADED else []
     _run([*compiler.split(), *COMMON, *extra, *special, *openmp, "-c", str(source), "-o", target])
     return target
 

@@ -14,13 +14,14 @@ from copy import deepcopy
 from datetime import date
 from itertools import cycle
 
-import llm_quant
 import torch
 from common import Figures, in_turn, machine, read_rate
 from generate import numbers, positive
 from shapes import SHAPES, matrices
 from tables import markdown
 from torch import nn
+
+import llm_quant
 
 KINDS = ("torch bf16", "bf16", "int8", "int4")
 COPIES_BYTES = 2**30  # of one matrix: more than the caches

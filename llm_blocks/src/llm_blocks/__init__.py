@@ -34,9 +34,10 @@ from llm_blocks.gguf import GgufForm, gguf_form, gguf_rope, gguf_sizes, inexpres
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import Checkpoint, fill, load, load_config, open_checkpoint, read_config
 from llm_blocks.meta import without_storage
-from llm_blocks.mlp import Experts, GatedMLP
-from llm_blocks.norm import OffsetRMSNorm, RMSNorm
+from llm_blocks.mlp import Experts, GatedMLP, gelu, gelu_tanh, silu_gate
+from llm_blocks.norm import LayerNorm, OffsetRMSNorm, RMSNorm
 from llm_blocks.plan import Plan, View, check_counts, plan_attention
+from llm_blocks.recorded import Recorded
 from llm_blocks.rope import (
     RopeTable,
     attention_scale,
@@ -62,9 +63,11 @@ __all__ = [
     "Head",
     "Importer",
     "KVCache",
+    "LayerNorm",
     "OffsetRMSNorm",
     "Plan",
     "RMSNorm",
+    "Recorded",
     "Rope",
     "RopeTable",
     "ScaledEmbedding",
@@ -82,6 +85,8 @@ __all__ = [
     "find",
     "find_importer",
     "first_layers",
+    "gelu",
+    "gelu_tanh",
     "gguf_form",
     "gguf_rope",
     "gguf_sizes",
@@ -109,6 +114,7 @@ __all__ = [
     "rope_to_hf",
     "rotate",
     "save",
+    "silu_gate",
     "sliding_layers",
     "split_heads",
     "within_window",

@@ -4,23 +4,28 @@ Shapes: B batch, T time (new positions), S keys to look at, H heads, K kv heads,
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_blocks.plan import View
+from llm_blocks.plan import StepView, View
+from llm_quant import steps
 
 BLOCK_BYTES = 16 * 2**20  # what the scores of one block of queries may take: more leaves the caches of a processor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: float | None = None) -> Tensor:
     """Attention of queries (B, H, T, D) over keys and values (B, K, S, D): (B, H, T, D).
 
     H is a multiple of K: each kv head serves H/K neighbouring query heads and is never copied (arXiv 2305.13245).
     `scale` multiplies the scores, by default 1 / sqrt(D).
     """
     batch, heads, time, dim = q.shape
+    y = _step(q, view, dim**-0.5 if scale is None else scale)
+    if y is not None:
+        return y
     groups = heads // k.size(1)
     if time == 1:  # the queries that share a kv head become its time axis: one product reads each key once
         folded = q.reshape(batch, -1, groups, dim)
@@ -31,8 +36,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float | None =
     )
 
 
-def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: float, cap: float) -> Tensor:
+def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: float, cap: float) -> Tensor:
     """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
+
+    y = _step(q, view, scale, cap=cap)
+    if y is not None:
+        return y
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
         scores = torch.tanh(_products(q, k) * (scale / cap)) * cap
@@ -43,12 +52,17 @@ def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View, *, scale: flo
     return _by_blocks(q, k, v, view, block)
 
 
-def attend_alibi(q: Tensor, k: Tensor, v: Tensor, view: View, *, slopes: Tensor, scale: float | None = None) -> Tensor:
+def attend_alibi(
+    q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, slopes: Tensor, scale: float | None = None
+) -> Tensor:
     """Attention with linear biases: a key at distance d lowers its score by slope * d (arXiv 2108.12409).
 
     `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
     """
     factor = q.size(3) ** -0.5 if scale is None else scale
+    y = _step(q, view, factor, slopes=slopes.float())
+    if y is not None:
+        return y
     falls = -slopes.float().view(1, -1, 1, 1)
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
@@ -93,6 +107,13 @@ def last_real(x: Tensor, counts: list[int] | None) -> Tensor:
     return x[torch.arange(x.size(0), device=x.device), last][:, None]
 
 
+def _step(q: Tensor, view: View | StepView, scale: float, **more: Any) -> Tensor | None:
+    """Attention of few new positions by the kernels; None where they don't."""
+    if view.kept is None:
+        return None
+    return steps.attend(q, view.kept, view.starts, view.ends, scale=scale, window=view.window, **more)
+
+
 def _products(q: Tensor, k: Tensor) -> Tensor:
     """The scores (B, H, T, S) of queries (B, H, T, D) and keys (B, K, S, D), in fp32."""
     groups = q.unflatten(1, (k.size(1), -1))  # (B, K, H/K, T, D)
@@ -115,7 +136,7 @@ def _takes_fp32_bias(q: Tensor) -> bool:
     return q.device.type == "cpu" or q.dtype == torch.float32
 
 
-def _by_blocks(q: Tensor, k: Tensor, v: Tensor, view: View, block: Callable[..., Tensor]) -> Tensor:
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, block: Callable[..., Tensor]) -> Tensor:
     """`block(q, k, v, times)` for some queries at a time, whose scores of all heads are to fit into BLOCK_BYTES.
 
     Where a query sees no key after its own, later keys are left out.

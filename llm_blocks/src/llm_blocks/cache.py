@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from llm_blocks.angles import Angles
+from llm_blocks.rope_config import Rope
+
 SPARE = 64
 """Slots of a windowed layer beyond its window: how far a row can be rolled back, and how many positions can be
 written before attention reads them."""
@@ -58,6 +61,7 @@ class KVCache:
             shape = (batch, num_kv_heads, self.slots(self.windows.get(layer)), width)
             return torch.zeros(shape, dtype=dtype, device=device)
 
+        self._angles: dict[tuple[Rope, int, torch.dtype], Angles] = {}
         self.k = {layer: storage(layer, head_dim) for layer in layers}
         self.v = {layer: storage(layer, value_dim) for layer in layers}
 
@@ -131,6 +135,19 @@ class KVCache:
     def commit(self, ends: list[int]) -> None:
         """Count new positions in, up to ends[b], once every layer has stored them."""
         self.lengths[:] = ends
+
+    def angles(self, rope: Rope, head_dim: int, dtype: torch.dtype) -> Angles:
+        """The rotary angles of this cache's positions; ValueError for a kind that depends on the length of the text."""
+        key = (rope, head_dim, dtype)
+        if key not in self._angles:
+            device = next(iter(self.k.values())).device
+            self._angles[key] = Angles(rope, head_dim, self.capacity, dtype=dtype, device=device)
+        return self._angles[key]
+
+    def kept(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The storage of a layer's keys and values, (B, K, S, D) each."""
+        self._require(layer)
+        return self.k[layer], self.v[layer]
 
     def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> None:
         """Store k, v (B, K, T, D) at the positions from `start` of every row; T is at most the layer's slots."""

@@ -15,6 +15,7 @@ from llm_blocks.attention import last_real
 from llm_blocks.cache import KVCache
 from llm_blocks.plan import Plan, plan_attention
 from llm_blocks.slices import part_layers, require_input
+from llm_quant import steps
 from llm_sepweight import PartSpec
 
 LARGEST = 2**28
@@ -84,7 +85,9 @@ class SoftcappedHead(nn.Module):
         self.cap = cap
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.head(self.norm(x)) / self.cap) * self.cap  # (B, T, C) -> (B, T, V)
+        y = self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
+        capped = steps.softcap(y, self.cap)
+        return torch.tanh(y / self.cap) * self.cap if capped is None else capped
 
     def extra_repr(self) -> str:
         return f"cap={self.cap:.6g}"
@@ -148,11 +151,23 @@ class Decoder(nn.Module, ABC):
         right padding, whose output means nothing. `last_only` gives the logits of each row's last real position alone,
         (B, 1, V). ValueError for a wrong shape or counts, and for a cache without room, before anything is written.
         """
+        plan, x, context = self.enter(x, cache, counts)
+        return self.leave(x, context, plan, counts=counts, last_only=last_only)
+
+    def enter(
+        self, x: Tensor, cache: KVCache | None = None, counts: list[int] | None = None
+    ) -> tuple[Plan, Tensor, Any]:
+        """The first half of a forward: the plan of its positions, hidden states (B, T, C), and the context."""
         require_input(x, begin=self.begin is not None, dim=self.config.dim)
         plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device, layers=self.windows)
         if self.begin is not None:
             x = self.begin(x, plan)  # (B, T) -> (B, T, C)
-        context = self.context(plan, x.dtype)
+        return plan, x, self.context(plan, x.dtype)
+
+    def leave(
+        self, x: Tensor, context: Any, plan: Plan, *, counts: list[int] | None = None, last_only: bool = False
+    ) -> Tensor:
+        """The second half, of what `enter` gave: all blocks, and the end where the part has it."""
         for block in self.mid.values():
             x = block(x, context, plan)
         plan.commit()

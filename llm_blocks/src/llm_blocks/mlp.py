@@ -16,6 +16,24 @@ MOST = 2**14
 LARGEST = 2**58
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution's share below x (arXiv 1606.08415)."""
+    y = steps.gelu(x, tanh=False)
+    return F.gelu(x) if y is None else y
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its approximation with tanh."""
+    y = steps.gelu(x, tanh=True)
+    return F.gelu(x, approximate="tanh") if y is None else y
+
+
+def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up (arXiv 2002.05202)."""
+    y = steps.silu_gate(gate, up)
+    return F.silu(gate) * up if y is None else y
+
+
 class GatedMLP(nn.Module):
     """down(activation(gate(x)) * up(x)): SwiGLU by default, GeGLU with a GELU (arXiv 2002.05202)."""
 
@@ -28,8 +46,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate(x), self.up(x)  # (B, T, I)
-        hidden = steps.silu_gate(gate, up) if self.activation is F.silu else None
-        return self.down(self.activation(gate) * up if hidden is None else hidden)  # (B, T, C)
+        hidden = silu_gate(gate, up) if self.activation is F.silu else self.activation(gate) * up
+        return self.down(hidden)  # (B, T, C)
 
 
 class Experts(nn.Module):

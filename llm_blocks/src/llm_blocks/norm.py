@@ -44,3 +44,11 @@ class OffsetRMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.size(0)}, eps={self.eps}"
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm of x (..., C), in fp32 until the end (arXiv 1607.06450), which the kernels compute for few tokens."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = steps.layer_norm(input, self.weight, self.bias, self.eps) if len(self.normalized_shape) == 1 else None
+        return super().forward(input) if y is None else y  # (..., C)

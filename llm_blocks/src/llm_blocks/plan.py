@@ -6,13 +6,18 @@ Shapes: B batch, T time (new positions), S keys to look at, K kv heads, D head s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from llm_blocks.angles import VARYING
 from llm_blocks.cache import KVCache
 from llm_blocks.rope import RopeTable, rope_table
 from llm_blocks.rope_config import Rope
+from llm_quant import steps
+
+FEW = 64  # new positions of all rows together up to which the kernels attend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,7 @@ class View:
     slots: int  # of a row in the cache; 0 without one
     causal: bool
     alone: bool
+    kept: ClassVar[None] = None
 
     @cached_property
     def keys(self) -> Tensor:
@@ -78,6 +84,21 @@ class View:
         return seen[:, None]  # (1 or B, 1, T, S)
 
 
+class StepView:
+    """A View of a layer whose keys and values are all `kept` in a cache, (B, K, S, D) each, for the kernels to read.
+
+    `starts` and `ends` are the positions of the new ones of each row. All else is that of the `plain` view.
+    """
+
+    __slots__ = ("ends", "kept", "plain", "starts")
+
+    def __init__(self, view: View, kept: tuple[Tensor, ...], starts: list[int], ends: list[int]) -> None:
+        self.plain, self.kept, self.starts, self.ends = view, kept, starts, ends
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The positions of one forward, and a view for each window that the layers have: made once, used by all."""
@@ -92,7 +113,12 @@ class Plan:
 
     def rope_table(self, rope: Rope, head_dim: int, *, dtype: torch.dtype = torch.float32) -> RopeTable:
         """Cosines and signed sines (1 or B, 1, T, R) of the new positions, for the R dimensions of a head that turn."""
-        return rope_table(rope, head_dim, self.positions, lengths=self._lengths(rope), dtype=dtype)
+        if self.cache is None or rope.kind in VARYING:
+            return rope_table(rope, head_dim, self.positions, lengths=self._lengths(rope), dtype=dtype)
+        end = max(self.starts) + self.positions.size(1)
+        if end > self.cache.capacity:  # padding
+            return rope_table(rope, head_dim, self.positions, dtype=dtype)
+        return self.cache.angles(rope, head_dim, dtype).table(self.positions, self.starts, end)
 
     def _lengths(self, rope: Rope) -> list[int]:
         """How long the text of each row is taken to be: as far as it has come, but for what its cache says of it.
@@ -104,7 +130,7 @@ class Plan:
         unknown = self.cache.capacity if rope.kind == "longrope" else 0
         return [max(end, unknown if aim is None else aim) for end, aim in zip(self.ends, self.cache.aims, strict=True)]
 
-    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View]:
+    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View | StepView]:
         """Store the new keys and values (B, K, T, D) of a layer; give those to look at, (B, K, S, D), and the view."""
         view = self.views[self.windows.get(layer)]
         if self.cache is None:
@@ -113,11 +139,16 @@ class Plan:
             seen = self._older(layer, k, v, view)
             self._store(layer, k, v)
             return *seen, view
-        self._store(layer, k, v)
+        kept = self.cache.kept(layer)
+        few = k.size(0) * k.size(2) <= FEW and v.size(3) > 0
+        stored = few and steps.store(k, v, kept, self.starts, self.ends)
+        if not stored:
+            self._store(layer, k, v)
         if view.causal:
             return k, v, view
-        k_all, v_all = self.cache.k[layer][:, :, : view.cached], self.cache.v[layer][:, :, : view.cached]
-        return k_all.to(k.dtype), v_all.to(v.dtype), view  # the cache may keep another dtype
+        k_all, v_all = kept[0][:, :, : view.cached], kept[1][:, :, : view.cached]
+        seen = StepView(view, kept, self.starts, self.ends) if stored else view
+        return k_all.to(k.dtype), v_all.to(v.dtype), seen  # the cache may keep another dtype
 
     def commit(self) -> None:
         """Count the new positions in, after every layer has stored them."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_blocks.rope_config import Rope, yarn_scale
+from llm_quant import steps
 
 RopeTable: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and signed sines, each (1 or B, 1, T, R), of one forward: computed once and passed down to every layer."""
@@ -45,6 +46,9 @@ def rotate(x: Tensor, table: RopeTable) -> Tensor:
     Where the table is narrower than the heads, the dimensions after its R stay as they are.
     """
     cos, signed_sin = table
+    turned = steps.rotate(x, cos, signed_sin)
+    if turned is not None:
+        return turned
     turning = cos.size(-1)
     if turning < x.size(-1):
         return torch.cat((rotate(x[..., :turning], table), x[..., turning:]), dim=-1)

@@ -69,6 +69,7 @@ class DraftModel:
     def __init__(self, model: Any, vocab_size: int, feeder: Feeder, *, own: bool, cache: PromptCache | None) -> None:
         self._model, self._vocab_size, self._feeder = model, vocab_size, feeder
         self._own, self._cache = own, cache
+        self._step = llm_blocks.Recorded(model)
         self._kv: Any = None
 
     @torch.inference_mode()
@@ -89,7 +90,7 @@ class DraftModel:
         for place in range(max(counts)):
             if place:
                 going = [int(place < count) for count in counts]
-                logits = self._model(proposals[-1].unsqueeze(1), self._kv, counts=going, last_only=True)
+                logits = self._step(proposals[-1].unsqueeze(1), self._kv, counts=going, last_only=True)
             proposals.append(choose(self._like_target(logits[:, -1])))
         ids = torch.stack(proposals, dim=1)  # (B, K)
         return ids, counts
@@ -125,7 +126,7 @@ class DraftModel:
         for row, (held, length) in enumerate(zip(kv.lengths, progress.lengths, strict=True)):
             if counts[row]:
                 rows[row] += tails[row][held - low : length - low]
-        logits = prefill(self._model, kv, rows)
+        logits = prefill(self._step, kv, rows)
         if self._cache is not None:  # what was proposed since then and kept is noted with the rest
             self._cache.extend(progress.ids[0, self._cache.known : progress.lengths[0]].tolist())
         return logits

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_blocks import Rope
+from llm_blocks import Recorded, Rope
 from llm_cli.completion import Row
 from llm_cli.reading import PromptCache, prefill, rounded, spread
 from llm_sampler import Progress
@@ -29,6 +29,7 @@ class Feeder:
     ) -> None:
         self._model, self._prompts, self._rows, self._cache = model, prompts, rows, cache
         self._limit, self._fixed_length = limit, fixed_length
+        self._step = Recorded(model)
         self.kv: Any = None
         self.texts: Progress | None = None
         """Prompts and answers as they are now; needed by `several` alone."""
@@ -50,7 +51,7 @@ class Feeder:
             new = [[i] * count for i, count in zip(ids[:, 0].tolist(), counts, strict=True)]
             logits = self._read_again(new, outgrown)
         else:
-            logits = self._model(ids, self.kv, counts=None if all(counts) else counts, last_only=True)
+            logits = self._step(ids, self.kv, counts=None if all(counts) else counts, last_only=True)
         if self._cache is not None:
             self._cache.extend(ids[0].tolist())
         return logits
@@ -74,7 +75,7 @@ class Feeder:
             new = [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)]
             logits = self._read_again(new, texts)
         else:
-            logits = self._model(ids, self.kv, counts=None if min(counts) == ids.size(1) else counts)
+            logits = self._step(ids, self.kv, counts=None if min(counts) == ids.size(1) else counts)
         if self._cache is not None:
             self._cache.extend(ids[0, : counts[0]].tolist())
         return logits

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
@@ -17,6 +16,7 @@ from llm_blocks import (
     ConfigKeys,
     Decoder,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -24,6 +24,7 @@ from llm_blocks import (
     alibi_slopes,
     attend,
     attend_alibi,
+    gelu,
     merge_heads,
     parse_rope,
     require_heads,
@@ -192,14 +193,14 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.hidden_dim, config.dim, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        return self.down(gelu(self.up(x)))
 
 
 # The norms of the three are named apart as they are in files, for NAMES gives each name one way back.
 class SharedNormBlock(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.input_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.input_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
     def forward(self, x: Tensor, context: Context, plan: Plan) -> Tensor:
@@ -210,8 +211,8 @@ class SharedNormBlock(nn.Module):
 class TwoNormsBlock(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
-        self.mlp_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
+        self.mlp_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
     def forward(self, x: Tensor, context: Context, plan: Plan) -> Tensor:
@@ -221,8 +222,8 @@ class TwoNormsBlock(nn.Module):
 class SequentialBlock(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.input_norm = nn.LayerNorm(config.dim, config.norm_eps)
-        self.post_attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.input_norm = LayerNorm(config.dim, config.norm_eps)
+        self.post_attention_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
     def forward(self, x: Tensor, context: Context, plan: Plan) -> Tensor:
@@ -243,7 +244,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: _BLOCKS[c.layout](c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
+            end=lambda: Head(LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
             cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope and c.rope.long_from),
         )
 

@@ -5,11 +5,9 @@ Shapes: B batch, T time, C width, H heads, K kv heads, D head size, V vocabulary
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
@@ -25,6 +23,7 @@ from llm_blocks import (
     RopeTable,
     ScaledEmbedding,
     attend,
+    gelu_tanh,
     merge_heads,
     parse_rope,
     require_heads,
@@ -133,7 +132,7 @@ class Block(nn.Module):
         self.attention_norm = OffsetRMSNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = OffsetRMSNorm(config.dim, config.norm_eps)
-        self.mlp = GatedMLP(config.dim, config.hidden_dim, activation=partial(F.gelu, approximate="tanh"))
+        self.mlp = GatedMLP(config.dim, config.hidden_dim, activation=gelu_tanh)
 
     def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, plan)

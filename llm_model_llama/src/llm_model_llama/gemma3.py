@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
@@ -28,6 +27,7 @@ from llm_blocks import (
     SoftcappedHead,
     attend,
     attend_softcapped,
+    gelu_tanh,
     layer_types,
     merge_heads,
     parse_rope,
@@ -212,7 +212,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.post_attention_norm = OffsetRMSNorm(dim, eps)
         self.mlp_norm = OffsetRMSNorm(dim, eps)
-        self.mlp = GatedMLP(dim, config.hidden_dim, activation=partial(F.gelu, approximate="tanh"))
+        self.mlp = GatedMLP(dim, config.hidden_dim, activation=gelu_tanh)
         self.post_mlp_norm = OffsetRMSNorm(dim, eps)
 
     def forward(self, x: Tensor, ropes: dict[bool, RopeTable], plan: Plan) -> Tensor:

@@ -17,6 +17,7 @@ from llm_blocks import (
     Decoder,
     GatedMLP,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -158,7 +159,7 @@ class Model(Decoder):
 
 def _norm(config: Config) -> nn.LayerNorm:
     """A norm without weights; torch computes it in fp32 whatever the dtype of x and rounds once."""
-    return nn.LayerNorm(config.dim, NORM_EPS, elementwise_affine=False)
+    return LayerNorm(config.dim, NORM_EPS, elementwise_affine=False)
 
 
 # Hugging Face's name -> ours

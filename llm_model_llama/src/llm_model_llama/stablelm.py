@@ -18,6 +18,7 @@ from llm_blocks import (
     Decoder,
     GatedMLP,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -130,7 +131,7 @@ class HeadNorms(nn.ModuleList):
     """A LayerNorm without bias for each head, whose weights (D,) lie one by one in files (arXiv 2302.05442)."""
 
     def __init__(self, heads: int, head_dim: int, eps: float) -> None:
-        super().__init__(nn.ModuleDict({"norm": nn.LayerNorm(head_dim, eps, bias=False)}) for _ in range(heads))
+        super().__init__(nn.ModuleDict({"norm": LayerNorm(head_dim, eps, bias=False)}) for _ in range(heads))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,9 +164,9 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.mlp_norm = LayerNorm(config.dim, config.norm_eps)
         self.mlp = GatedMLP(config.dim, config.hidden_dim)
 
     def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
@@ -178,7 +179,7 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp = GatedMLP(config.dim, config.hidden_dim)
 
@@ -197,7 +198,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: (ParallelBlock if c.parallel_residual else Block)(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
+            end=lambda: Head(LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size),
             cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from),
         )
 

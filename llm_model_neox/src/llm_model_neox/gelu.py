@@ -1,18 +1,16 @@
 """The GELUs by the names that config.json gives them (arXiv 1606.08415)."""
 
 from collections.abc import Callable
-from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor
 
-_tanh = partial(F.gelu, approximate="tanh")  # one formula, which was written in several ways
+from llm_blocks import gelu, gelu_tanh
 
 GELUS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": _tanh,
-    "gelu_fast": _tanh,
-    "gelu_pytorch_tanh": _tanh,
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,  # one formula, which was written in several ways
 }
 
 

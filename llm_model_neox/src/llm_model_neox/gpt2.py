@@ -17,6 +17,7 @@ from llm_blocks import (
     ConfigKeys,
     Decoder,
     Head,
+    LayerNorm,
     Plan,
     attend,
     merge_heads,
@@ -173,9 +174,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.mlp_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, context: None, plan: Plan) -> Tensor:
@@ -193,7 +194,7 @@ class Model(Decoder):
             part,
             begin=lambda: Embedding(c),
             block=lambda layer: Block(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size),
+            end=lambda: Head(LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size),
             cache=CacheShape(num_kv_heads=c.num_heads, head_dim=c.head_dim),
         )
 

@@ -16,6 +16,7 @@ from llm_blocks import (
     ConfigKeys,
     Decoder,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -154,9 +155,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.mlp_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.parallel = config.parallel_residual
 
@@ -178,7 +179,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size),
+            end=lambda: Head(LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size),
             cache=CacheShape(num_kv_heads=c.num_heads, head_dim=c.head_dim, long_from=c.rope.long_from),
         )
 

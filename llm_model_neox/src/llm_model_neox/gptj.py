@@ -17,6 +17,7 @@ from llm_blocks import (
     ConfigKeys,
     Decoder,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -155,7 +156,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)  # the only one: the MLP reads it too
+        self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)  # the only one: the MLP reads it too
         self.attention = Attention(config, layer)
         self.mlp = MLP(config)
 
@@ -174,7 +175,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size, bias=True),
+            end=lambda: Head(LayerNorm(c.dim, eps=c.norm_eps), c.dim, c.vocab_size, bias=True),
             cache=CacheShape(num_kv_heads=c.num_heads, head_dim=c.head_dim),
         )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
@@ -17,11 +16,13 @@ from llm_blocks import (
     ConfigKeys,
     Decoder,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
     TokenEmbedding,
     attend,
+    gelu_tanh,
     merge_heads,
     parse_rope,
     require_heads,
@@ -113,8 +114,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(c.dim, c.num_kv_heads * c.head_dim)
         self.v = nn.Linear(c.dim, c.num_kv_heads * c.head_dim)
         self.o = nn.Linear(c.num_heads * c.head_dim, c.dim)
-        self.q_norm = nn.LayerNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
-        self.k_norm = nn.LayerNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.q_norm = LayerNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.k_norm = LayerNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
 
     def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
         q, k, v = (split_heads(project(x), self.head_dim) for project in (self.q, self.k, self.v))  # (B, H, T, D)
@@ -131,13 +132,13 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.hidden_dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # (B, T, C)
+        return self.down(gelu_tanh(self.up(x)))  # (B, T, C)
 
 
 class Block(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.norm = LayerNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.mlp = MLP(config)
 
@@ -156,7 +157,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size, bias=True),
+            end=lambda: Head(LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size, bias=True),
             cache=CacheShape(num_kv_heads=c.num_kv_heads, head_dim=c.head_dim, long_from=c.rope.long_from),
         )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_blocks import (
@@ -28,6 +27,7 @@ from llm_blocks import (
     require_heads,
     rope_to_hf,
     rotate,
+    silu_gate,
     split_heads,
 )
 from llm_model_phi.rotary import PHI_3_5_MINI, PHI_3_MINI_128K, PHI_4_MINI
@@ -148,7 +148,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, I) each
-        return self.down(F.silu(gate) * up)  # (B, T, C)
+        return self.down(silu_gate(gate, up))  # (B, T, C)
 
 
 class Block(nn.Module):

@@ -18,6 +18,7 @@ from llm_blocks import (
     Decoder,
     Experts,
     Head,
+    LayerNorm,
     Plan,
     Rope,
     RopeTable,
@@ -188,9 +189,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
-        self.mlp_norm = nn.LayerNorm(config.dim, config.norm_eps)
+        self.mlp_norm = LayerNorm(config.dim, config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rope: RopeTable, plan: Plan) -> Tensor:
@@ -217,7 +218,7 @@ class Model(Decoder):
             part,
             begin=lambda: TokenEmbedding(c.vocab_size, c.dim),
             block=lambda layer: Block(c, layer),
-            end=lambda: Head(nn.LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size, bias=c.head_bias),
+            end=lambda: Head(LayerNorm(c.dim, c.norm_eps), c.dim, c.vocab_size, bias=c.head_bias),
             cache=kept,
         )
 

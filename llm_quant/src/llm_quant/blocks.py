@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_quant import native
+from llm_quant import native, operations
 from llm_quant.canonical import Int4, Int8, Quantized, pack_nibbles, unpack_nibbles
 from llm_quant.memory import Arena
 
@@ -66,7 +66,10 @@ def linear(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     """x (M, K), fp32 or bf16 and contiguous, times a weight in blocks, plus bias (N,) fp32: (M, N)."""
     if x.size(0) <= FEW:
         b = blocks
-        return native.linear(x, b.weight, kind=b.kind, n=b.rows, group=b.group, scale=b.scale, zero=b.zero, bias=bias)
+        y = native.linear(x, b.weight, kind=b.kind, n=b.rows, group=b.group, scale=b.scale, zero=b.zero, bias=bias)
+        if operations.here.recorder is not None:
+            operations.note_linear(x, y, b.kind, b.group, (b.weight, b.scale, b.zero, bias))
+        return y
     return _expanded(x, blocks, None if bias is None else bias.to(x.dtype))
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_quant import aten, blocks, native, ops
+from llm_quant import aten, blocks, native, operations, ops
 from llm_quant.blocks import Blocks
 from llm_quant.canonical import Int4, Int8, Quantized
 from llm_quant.memory import Arena
@@ -127,7 +127,10 @@ def _in_blocks(x: Tensor, b: Blocks, bias: Tensor | None) -> Tensor:
 def _in_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling():
         return ops.bf16_linear(x, weight, bias)
-    return native.linear(x, weight, kind=native.BF16, n=weight.size(0), group=weight.size(1), bias=bias)
+    y = native.linear(x, weight, kind=native.BF16, n=weight.size(0), group=weight.size(1), bias=bias)
+    if operations.here.recorder is not None:
+        operations.note_linear(x, y, native.BF16, weight.size(1), (weight, None, None, bias))
+    return y
 
 
 class _Product(torch.autograd.Function):

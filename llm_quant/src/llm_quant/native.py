@@ -6,6 +6,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _WEIGHT = (_POINTER, _POINTER, _INT, _POINTER)  # weight, scale, scale_type, zer
 _LINEAR = (_INT, _LONG, _LONG, _LONG, *_WEIGHT, _POINTER, _POINTER, _POINTER, _LONG, _INT, _INT)
 _NORM = (_POINTER, _POINTER, _POINTER, _LONG, _LONG, ctypes.c_float, _INT, _INT)
 _GATED = (_POINTER, _POINTER, _POINTER, _LONG, _INT)
+_RUN = (_POINTER, _LONG, _POINTER, _POINTER, _INT)
 _EXPAND = (_INT, _LONG, _LONG, *_WEIGHT, _LONG, _LONG, _POINTER, _INT, _INT)
 
 
@@ -133,6 +135,17 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return y
 
 
+def run(ops: Any, count: int, starts: Any, ends: Any, threads: int) -> None:
+    """Compute `count` operations (operations.Op) for rows whose new positions are starts[b] to ends[b], exclusive."""
+    if _required().run(ops, count, starts, ends, threads):
+        raise MemoryError("there is no memory for the rounded activations")
+
+
+def attend_scratch(op: Any) -> int:
+    """How many fp32 numbers of scratch an attention needs."""
+    return _required().scratch(op)
+
+
 class _Library:
     """The loaded library; raises OSError where it can't be."""
 
@@ -145,6 +158,9 @@ class _Library:
         self.expand, self.expand.argtypes, self.expand.restype = functions.llm_quant_expand, _EXPAND, None
         self.norm, self.norm.argtypes, self.norm.restype = functions.llm_quant_norm, _NORM, None
         self.gated, self.gated.argtypes, self.gated.restype = functions.llm_quant_gated, _GATED, None
+        self.run, self.run.argtypes, self.run.restype = functions.llm_quant_run, _RUN, _INT
+        self.scratch, self.scratch.argtypes = functions.llm_quant_attend_scratch, (_POINTER,)
+        self.scratch.restype = _LONG
 
     def choose(self, name: str | None) -> bool:
         """Use that level, or for None the best; whether the processor has it."""

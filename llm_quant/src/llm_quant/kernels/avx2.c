@@ -5,7 +5,7 @@
 #include <immintrin.h>
 
 #include "rounding.h"
-#include "steps.h"
+#include "ops.h"
 
 static int supported(void) {
     __builtin_cpu_init();
@@ -224,7 +224,7 @@ static void expand(const Weight *w, int64_t block, void *out, int type) {
 }
 
 const Level level_avx2 = {"avx2", supported, round_row, int8_product, int4_product, bf16_product, expand,
-                             norm, gated};
+                             norm, gated, step};
 #else
 static int never(void) { return 0; }
 const Level level_avx2 = {"avx2", never, 0, 0, 0, 0, 0, 0, 0};

@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #include "rounding.h"
-#include "steps.h"
 
 #define AHEAD 4096 /* bytes: weights are asked for so far before they are needed */
 
@@ -183,6 +182,17 @@ static inline void transpose(__m512i v[16]) {
     }
 }
 
+static inline void sums(__m512 v[16], float *out) {
+    transpose((__m512i *)v);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) v[i] = _mm512_add_ps(v[i], v[i + width]);
+    _mm512_storeu_ps(out, v[0]);
+}
+
+#define SUMS(v, out) sums((__m512 *)(v), out)
+#define TOGETHER KEYS
+#include "ops.h"
+
 /* 64 columns of a block from column k on, one register for each of its rows. */
 static inline void columns_of_int8(const uint8_t *bytes, int64_t k, __m512i rows[16]) {
     for (int i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(bytes + (k + 4 * i) * LANES);
@@ -273,7 +283,7 @@ static void expand(const Weight *w, int64_t block, void *out, int type) {
 }
 
 const Level level_avx512 = {"avx512", supported, round_row, int8_product, int4_product, bf16_product, expand,
-                             norm, gated};
+                             norm, gated, step};
 #else
 static int never(void) { return 0; }
 const Level level_avx512 = {"avx512", never, 0, 0, 0, 0, 0, 0, 0};

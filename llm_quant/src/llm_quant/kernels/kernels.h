@@ -12,10 +12,16 @@
 
 #include <stdint.h>
 
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
 #define LANES 16    /* rows of a block of weights */
 #define MOST_ROWS 8 /* rows of x that one pass over a block takes */
 
-enum { FLOAT32, BFLOAT16, FLOAT16 };
+enum { FLOAT32, BFLOAT16, FLOAT16, WHOLE8 };
 
 /* Activations as whole numbers of 16 bits: x = scale * whole, whole = 256 * high + low. The largest of a row takes all
    the bits, so the error is at most 1.6e-5 of it: less than that of bf16, which has 8 bits. */
@@ -43,9 +49,25 @@ typedef struct {
 
 enum { INT8, INT4, BF16 };
 
+/* One operation of a list (run.c). What the fields hold is told beside each operation in steps.h, attend.h, run.c. */
+typedef struct {
+    int32_t code;
+    int32_t type;  /* of the numbers that it reads and writes */
+    int32_t kind;  /* of its weights, or the type of the cache that it uses */
+    int32_t stage; /* operations of one stage, which stand side by side, don't wait for each other */
+    int32_t alone; /* whether one thread computes its stage, in order */
+    float number[3];
+    int64_t size[15];
+    const void *in[6];
+    void *out[2];
+} Op;
+
+enum { LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND };
+
 /* One level of instructions. `round` fills row `row` of `to` from x [K] fp32, whose groups have `group` columns. Each
    product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `expand` writes
-   the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h. */
+   the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h; `step` computes
+   a part of any operation but LINEAR, of which there are as many as tasks.h says. */
 typedef struct {
     const char *name;
     int (*supported)(void);
@@ -56,6 +78,7 @@ typedef struct {
     void (*expand)(const Weight *w, int64_t block, void *out, int type);
     void (*norm)(const void *x, const void *weight, void *y, int64_t row, int64_t c, float eps, int offset, int type);
     void (*gated)(const void *gate, const void *up, void *y, int64_t count, int type);
+    void (*step)(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task);
 } Level;
 
 extern const Level level_portable, level_avx2, level_avx512;

@@ -1,7 +1,7 @@
 /* Plain C, for any processor: the compiler vectorises what it can. Also the definition that the other levels follow. */
 #include "kernels.h"
 #include "rounding.h"
-#include "steps.h"
+#include "ops.h"
 
 static int always(void) { return 1; }
 
@@ -81,4 +81,4 @@ static void expand(const Weight *w, int64_t block, void *out, int type) {
 }
 
 const Level level_portable = {"portable", always, round_row, int8_product, int4_product, bf16_product, expand,
-                             norm, gated};
+                             norm, gated, step};

@@ -1,0 +1,125 @@
+/* A list of operations, as a model's step for new positions is one: a single call, in which threads meet between the
+   stages of the list and nowhere else. */
+#include <sched.h>
+#include <stdatomic.h>
+
+#include "tasks.h"
+
+#define PATIENCE 4096 /* turns of waiting before the processor is offered to others */
+
+extern int omp_get_thread_num(void), omp_get_num_threads(void);
+
+/* What the threads share: the next task of the stage, and a gate at its end. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t task;
+    _Alignas(64) _Atomic int32_t waiting;
+    _Alignas(64) _Atomic int32_t passed;
+    _Atomic int32_t failed;
+} Shared;
+
+typedef struct {
+    const Op *ops;
+    const int64_t *starts, *ends;
+    Shared *shared;
+    int me, threads;
+    /* the rows that this thread rounded last, and of what */
+    const void *of;
+    int64_t group;
+    int32_t stage;
+    Rows rows;
+} Thread;
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void meet(Thread *t) {
+    Shared *s = t->shared;
+    int32_t passed = atomic_load_explicit(&s->passed, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&s->waiting, 1, memory_order_acq_rel) + 1 == t->threads) {
+        atomic_store_explicit(&s->waiting, 0, memory_order_relaxed);
+        atomic_store_explicit(&s->task, 0, memory_order_relaxed);
+        atomic_store_explicit(&s->passed, passed + 1, memory_order_release);
+        return;
+    }
+    for (int turns = 0; atomic_load_explicit(&s->passed, memory_order_acquire) == passed; turns++)
+        if (turns < PATIENCE) relax();
+        else sched_yield();
+}
+
+/* LINEAR: size M N K group, type of the scales; in x [M][K], weight, scale, zero, bias; out y [M][N]. */
+static void product(Thread *t, const Op *op, int64_t task) {
+    const Weight w = weight_of(op);
+    if (w.kind != BF16 && (t->of != op->in[0] || t->stage != op->stage || t->group != w.group)) {
+        if (!round_rows(&w, op->in[0], op->type, op->size[0], &t->rows)) {
+            atomic_store_explicit(&t->shared->failed, 1, memory_order_relaxed);
+            return;
+        }
+        t->of = op->in[0];
+        t->stage = op->stage;
+        t->group = w.group;
+    }
+    int64_t share = share_of(&w), last = (task + 1) * share, blocks = blocks_of(&w);
+    for (int64_t block = task * share; block < last && block < blocks; block++)
+        multiply(&w, op->in[0], &t->rows, op->type, op->size[0], block, op->out[0]);
+}
+
+static void compute(Thread *t, const Op *op, int64_t task) {
+    if (op->code == LINEAR) product(t, op, task);
+    else chosen->step(op, t->starts, t->ends, task);
+}
+
+/* The operations from `first` to `last`, exclusive: one after another by one thread, or task by task by all. */
+static void stage(Thread *t, int64_t first, int64_t last) {
+    if (t->ops[first].alone || t->threads == 1) {
+        for (int64_t i = first; i < last && t->me == 0; i++)
+            for (int64_t task = 0; task < tasks_of(t->ops + i, t->ends); task++) compute(t, t->ops + i, task);
+        return;
+    }
+    int64_t before = 0, i = first, count = tasks_of(t->ops + i, t->ends);
+    for (;;) {
+        int64_t task = atomic_fetch_add_explicit(&t->shared->task, 1, memory_order_relaxed);
+        while (task >= before + count) {
+            before += count;
+            if (++i == last) return;
+            count = tasks_of(t->ops + i, t->ends);
+        }
+        compute(t, t->ops + i, task - before);
+    }
+}
+
+static void all_stages(Thread *t, int64_t count) {
+    for (int64_t first = 0, last; first < count; first = last) {
+        for (last = first + 1; last < count && t->ops[last].stage == t->ops[first].stage;) last++;
+        stage(t, first, last);
+        if (t->threads > 1) meet(t);
+    }
+}
+
+/* Compute the list for rows whose new positions are starts[b] to ends[b], exclusive. 0 where it went well, 1 without
+   memory. */
+EXPORT int llm_quant_run(const Op *ops, int64_t count, const int64_t *starts, const int64_t *ends, int32_t threads) {
+    Shared shared = {0};
+    if (threads <= 1) {
+        Thread one = {ops, starts, ends, &shared, 0, 1, 0, 0, -1, {0}};
+        all_stages(&one, count);
+    } else {
+#pragma omp parallel num_threads(threads)
+        {
+            Thread one = {ops, starts, ends, &shared, omp_get_thread_num(), omp_get_num_threads(), 0, 0, -1, {0}};
+            all_stages(&one, count);
+        }
+    }
+    return shared.failed;
+}
+
+/* How many fp32 numbers an ATTEND needs as its second output. */
+EXPORT int64_t llm_quant_attend_scratch(const Op *op) {
+    int64_t heads = op->size[0] * op->size[3], queries = op->size[1] * op->size[2] / op->size[3];
+    int64_t most = (op->size[6] + CHUNK - 1) / CHUNK, deep = (op->size[5] + 15) & ~(int64_t)15;
+    return ((heads + 15) & ~(int64_t)15) + (most > 1 ? heads * most * queries * (deep + 2) : 0);
+}

@@ -1,0 +1,45 @@
+/* How an operation is divided into tasks, which may be computed in any order and by any thread. */
+#ifndef LLM_QUANT_TASKS_H
+#define LLM_QUANT_TASKS_H
+
+#include "product.h"
+
+#define PIECE 4096 /* numbers of a task, where each is computed by itself */
+#define CHUNK 512  /* slots of a cache of a task; sums are put together by chunks, whatever the number of threads */
+
+static inline Weight weight_of(const Op *op) {
+    const int64_t *size = op->size;
+    return (Weight){size[1], size[2], size[3], op->in[1], op->in[2], op->in[3], op->in[4], (int32_t)size[4], op->kind};
+}
+
+/* The slots of a row with `end` positions that hold a key; of an empty row the first one, which is zero. */
+static inline int64_t filled(const Op *op, int64_t end) {
+    int64_t slots = op->size[6];
+    return end < 1 ? 1 : end < slots ? end : slots;
+}
+
+static inline int64_t chunks_of(const Op *op, int64_t end) { return (filled(op, end) + CHUNK - 1) / CHUNK; }
+
+static inline int64_t tasks_of(const Op *op, const int64_t *ends) {
+    switch (op->code) {
+    case LINEAR: {
+        Weight w = weight_of(op);
+        int64_t share = share_of(&w);
+        return (blocks_of(&w) + share - 1) / share;
+    }
+    case GELU: case CAP: case ADD: case MULTIPLY: case SCALE: case DIVIDE:
+        return (op->size[0] + PIECE - 1) / PIECE;
+    case ATTEND: {
+        int64_t most = 1;
+        for (int64_t b = 0; b < op->size[0]; b++) {
+            int64_t chunks = chunks_of(op, ends[b]);
+            most = chunks > most ? chunks : most;
+        }
+        return most * op->size[0] * op->size[3];
+    }
+    default: /* rows */
+        return op->size[0];
+    }
+}
+
+#endif
