@@ -1,14 +1,13 @@
 """Compile the kernels when a wheel is built or the package is installed in place; without a compiler, go on without."""
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -18,7 +17,10 @@ COMMON = ["-O3", "-std=c11", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", 
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "bf16")]
 THREADED = ("entry", "run")  # what shares work out between threads
 # Each level of instructions has a file of its own, so that no other code can use what a processor may lack.
-FLAGS = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": [*AVX512, "-mprefer-vector-width=512"]}
+X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": [*AVX512, "-mprefer-vector-width=512"]}
+ARM = {"neon_dot": ["-march=armv8.2-a+dotprod"], "neon_bf16": ["-march=armv8.2-a+dotprod+bf16"]}
+Flags: TypeAlias = Mapping[str, Sequence[str]]
+FLAGS: Mapping[str, Flags] = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -39,30 +41,31 @@ def compile_kernels(library: Path, extra: Sequence[str] = ()) -> str | None:
         return "there is no C compiler (cc, gcc or clang) on the path"
     if os.name == "nt":
         return "they are not built on Windows"
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
     with tempfile.TemporaryDirectory(dir=library.parent) as built:
         try:
-            objects = [_compile(compiler, source, Path(built), x86, extra) for source in sorted(SOURCES.glob("*.c"))]
+            target = _run([*compiler.split(), "-dumpmachine"])  # not always this machine
+            flags = FLAGS.get(target.partition("-")[0].lower(), {})
+            objects = [_compile(compiler, source, Path(built), flags, extra) for source in sorted(SOURCES.glob("*.c"))]
             # The OpenMP library stays open: at run time it is the one that torch has, so that both share their threads.
             shared = ["-dynamiclib", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
             _run([*compiler.split(), *shared, *extra, "-o", f"{built}/out", *objects])
         except subprocess.CalledProcessError as error:
-            return f"{compiler} failed: {next(iter((error.stderr or '').splitlines()), error)}"
+            lines = (error.stderr or "").splitlines()
+            return f"{compiler} failed: {next((line for line in lines if 'error' in line), error)}"
         Path(built, "out").replace(library)
     return None
 
 
-def _compile(compiler: str, source: Path, folder: Path, x86: bool, extra: Sequence[str]) -> str:
+def _compile(compiler: str, source: Path, folder: Path, flags: Flags, extra: Sequence[str]) -> str:
     """The object file of one source, in `folder`."""
     target = str(folder / f"{source.stem}.o")
-    special = FLAGS.get(source.stem, []) if x86 else []
     openmp = ["-fopenmp"] if source.stem in THREADED else []
-    _run([*compiler.split(), *COMMON, *extra, *special, *openmp, "-c", str(source), "-o", target])
+    _run([*compiler.split(), *COMMON, *extra, *flags.get(source.stem, []), *openmp, "-c", str(source), "-o", target])
     return target
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _platform_tag() -> str:
