@@ -3,6 +3,8 @@
 #   check  format, lint, types, layers, declared imports, versions  test   every test, offline, on the CPU
 #   quick  the tests without the slow ones                          alone  PKG=x: build x, install it by itself, test it
 #   sanitize  the tests of the CPU kernels under AddressSanitizer
+#   arm    the CPU kernels of 64-bit Arm in an emulator; needs Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross
+#          and qemu-user-static
 #   bench  time the project beside its peers                        release PKG=x: check, build and tag one package
 #   demo-model  compose the corpus, train and export the model that ships
 PYTHON ?= python3
@@ -11,7 +13,7 @@ PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
 TOOLS := pytest pytest-xdist hypothesis transformers compressed-tensors gguf ruff pyright import-linter build hatchling
 
-.PHONY: run dev check test quick sanitize alone bench release demo-model
+.PHONY: run dev check test quick sanitize arm alone bench release demo-model
 .DELETE_ON_ERROR:
 
 run: .venv/.family
@@ -39,6 +41,9 @@ quick: .venv/.dev
 
 sanitize: .venv/.dev
 	$(BIN)/python tools/sanitize.py
+
+arm: .venv/.dev
+	$(BIN)/python tools/arm.py
 
 alone: .venv/.dev
 	$(BIN)/python tools/alone.py $(PKG)

@@ -36,7 +36,7 @@ def test_switched_off(scheme: str) -> None:
 def test_a_level_that_is_unknown() -> None:
     first = run(SCRIPT.format(scheme="int8"), "sse9").split("\n")[0]
     if native.reason() is None:
-        assert "no level 'sse9'; LLM_KERNELS may be avx512, avx2, portable, off" in first
+        assert "no level 'sse9'; LLM_KERNELS may be avx512, avx2, neon_bf16, neon_dot, neon, portable, off" in first
     else:
         assert first.startswith("None")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 INT8, INT4, BF16 = range(3)
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-LEVELS = ("avx512", "avx2", "portable")
+LEVELS = ("avx512", "avx2", "neon_bf16", "neon_dot", "neon", "portable")
 OFF = "off"
 
 _FILE = Path(__file__).with_name("_kernels.so")

@@ -15,7 +15,7 @@ from llm_quant.memory import Arena
 Scheme: TypeAlias = Literal["int8", "int4"]
 SCHEMES: tuple[Scheme, ...] = ("int8", "int4")
 GROUP_SIZE = 64
-BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product does
+BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product; not measured on Arm
 
 
 def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE, skip: Iterable[str] = ()) -> nn.Module:

@@ -5,7 +5,8 @@
 
 #define LEAST_WORK 65536 /* weights for one more thread to be worth waking */
 
-static const Level *const levels[] = {&level_avx512, &level_avx2, &level_portable};
+static const Level *const levels[] = {&level_avx512, &level_avx2, &level_neon_bf16, &level_neon_dot, &level_neon,
+                                      &level_portable};
 
 /* Choose the level of that name, or the best one for null; its name, or null for one that isn't here. */
 EXPORT const char *llm_quant_level(const char *name) {

@@ -81,7 +81,7 @@ typedef struct {
     void (*step)(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task);
 } Level;
 
-extern const Level level_portable, level_avx2, level_avx512;
+extern const Level level_portable, level_avx2, level_avx512, level_neon, level_neon_dot, level_neon_bf16;
 
 static inline float from_bf16(uint16_t bits) {
     union { uint32_t u; float f; } v = {.u = (uint32_t)bits << 16};
