@@ -44,7 +44,7 @@ class Attention:
         return forward
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attention() -> Attention:
     return Attention()
 

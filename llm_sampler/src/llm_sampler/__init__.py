@@ -1,4 +1,4 @@
-"""Filters, sampling loops, scoring and speculative acceptance over any callable from ids to logits."""
+"""Filters, sampling loops, scoring, measuring and speculative acceptance over any callable from ids to logits."""
 
 from importlib.metadata import version
 
@@ -14,6 +14,8 @@ from .legacy import (
     score_batch,
     score_batch_iterative,
 )
+from .measures import Divergence, Perplexity
+from .measuring import kl_divergence, perplexity, token_nlls
 from .options import SamplingOptions, Settings
 from .picking import pick, token_logprobs
 from .sampling import sample, steps
@@ -24,7 +26,9 @@ from .speculative_pace import Pace, SpeculativeReport
 
 __all__ = [
     "Beam",
+    "Divergence",
     "Pace",
+    "Perplexity",
     "Progress",
     "SamplingOptions",
     "Scores",
@@ -36,6 +40,8 @@ __all__ = [
     "choose",
     "create_batch_with_continuations",
     "get_scores_of_continuations",
+    "kl_divergence",
+    "perplexity",
     "pick",
     "propose_by_lookup",
     "sample",
@@ -50,5 +56,6 @@ __all__ = [
     "speculative_steps",
     "steps",
     "token_logprobs",
+    "token_nlls",
 ]
 __version__ = version("llm_sampler")

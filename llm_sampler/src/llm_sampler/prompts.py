@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .options import check_integer
 
-_INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def read_prompts(input_ids: Tensor, lengths: Tensor | Sequence[int] | None, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def read_prompts(input_ids: Tensor, lengths: Tensor | Sequence[int] | None, pad_
 
     T is cut to the longest row. Raises ValueError for a wrong shape or dtype, an empty row, a negative id.
     """
-    if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.dtype not in _INTEGER_TYPES:
+    if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.dtype not in INTEGER_TYPES:
         got = type(input_ids).__name__
         if isinstance(input_ids, Tensor):
             got = f"{input_ids.dtype} {tuple(input_ids.shape)}"
