@@ -24,6 +24,7 @@ from tools.demo_model.export import export
 from tools.demo_model.facts import ANIMAL_ROWS, arithmetic, ask, capital
 from tools.demo_model.frame import SIGHTS
 from tools.demo_model.grammar import article, expand
+from tools.demo_model.held_out import main
 from tools.demo_model.story import PLOTS, Story, tell, tell_plot
 from tools.demo_model.tokenizer import ASSISTANT, BOS, END, EOS, train_tokenizer
 from tools.demo_model.train import Plan, Trainer, held_out_loss, restore, save
@@ -73,6 +74,17 @@ def test_expand_chooses_among_nested_alternatives() -> None:
 )
 def test_article_follows_the_sound(words: str, expected: str) -> None:
     assert article(words) == expected
+
+
+def test_the_held_out_text_is_of_stories_that_are_never_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--stories", "20"])
+    stories = capsys.readouterr().out.split(f"{EOS}{BOS}")
+    assert len(stories) == 20
+    held = (document for document in documents("stories", held=True) if document.is_story)
+    texts = [document.text for document in islice(held, 20)]
+    assert [story.removeprefix(BOS).removesuffix(EOS) for story in stories] == texts
+    main(["--stories", "20", "--plain"])
+    assert capsys.readouterr().out == "".join(f"{text}\n\n" for text in texts)
 
 
 def test_the_corpus_is_the_same_for_the_same_seed_and_differs_for_another() -> None:

@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Any
 from llm_cli.models import demo_folder
 
 if TYPE_CHECKING:
+    from llm_cli.evaluation import perplexity
     from llm_cli.llm import LLM
 
-__all__ = ["LLM", "demo_folder"]
+__all__ = ["LLM", "demo_folder", "perplexity"]
 __version__ = version("llm_cli")
 
 
 def __getattr__(name: str) -> Any:
-    """`LLM` on first use, so that importing this package imports no torch."""
+    """`LLM` and `perplexity` on first use, so that importing this package imports no torch."""
     if name == "LLM":
         from llm_cli.llm import LLM
 
         return LLM
+    if name == "perplexity":
+        from llm_cli.evaluation import perplexity
+
+        return perplexity
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

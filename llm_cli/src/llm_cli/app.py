@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Tell what a checkpoint holds and the memory it needs.",
     "convert": "Turn a checkpoint into another layout.",
     "quantize": "Make a checkpoint with weights of 8 or 4 bits.",
+    "evaluate": "Measure how good a model is, also quantized.",
     "export": "Write a checkpoint for other programs.",
     "doctor": "Tell what this machine and installation offer.",
 }

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from llm_cli.hub_files import RemoteFile
 from llm_cli.output import human_bytes
@@ -66,6 +74,19 @@ def byte_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             progress.advance(task, count)
 
         yield advance
+
+
+@contextmanager
+def token_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for the length of the block, fed with tokens; a line where that is no terminal."""
+    console = Console(stderr=True)
+    live = console.is_terminal
+    if not live:
+        sys.stderr.write(f"{what}: {total:,} tokens\n")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not live) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 @contextmanager
