@@ -86,7 +86,7 @@ def prepare(
     check_sizes(window=window, stride=stride, max_tokens=max_tokens, batch_size=batch_size)
     prefix = _prefix(llm, bos)
     ids = _ids(llm, text, prefix)
-    if against is not None:
+    if against is not None and against is not llm:
         _check_base(llm, against, text, ids, prefix)
     limit = min(one.context_length for one in (llm, against) if one is not None) - max(0, len(prefix) - 1)
     width = min(limit, WINDOW) if window is None else window
