@@ -157,6 +157,32 @@ def test_a_quantized_module_is_copied_moved_and_stored_like_any(model: Tied, sch
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_moving_to_a_dtype_keeps_every_bit(scheme: llm_quant.Scheme, prepared: bool) -> None:
+    """Scales in fp32 were rounded to bf16 by `module.to(torch.bfloat16)` and back."""
+    torch.manual_seed(0)
+    layer = quantize(nn.Sequential(nn.Linear(64, 40)), scheme, group_size=32)[0]
+    assert isinstance(layer, QuantizedLinear)
+    if not prepared:
+        layer.unprepare()
+    before = layer.weight.dequantize(), layer.bias
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        layer.to(dtype)
+    assert torch.equal(layer.weight.dequantize(), before[0])
+    assert layer.bias is not None
+    assert before[1] is not None
+    assert torch.equal(layer.bias, before[1])
+
+
+@pytest.mark.skipif(native.level() != "avx512", reason="torch's own product is as fast without AVX-512")
+def test_layers_that_use_the_kernels_are_quantized_too() -> None:
+    """A model that had been accelerated stayed as it was."""
+    model = accelerate(nn.Sequential(nn.Linear(32, 48)).bfloat16().requires_grad_(False))
+    assert type(model[0]) is llm_quant.KernelLinear
+    assert isinstance(quantize(model, "int8")[0], QuantizedLinear)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_canonical_layout_computes_the_same_by_torch(scheme: llm_quant.Scheme, dtype: torch.dtype) -> None:
     torch.manual_seed(0)

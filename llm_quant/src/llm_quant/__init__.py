@@ -1,7 +1,8 @@
-"""int8 and int4 weights as functions over any nn.Module, with fast kernels for the CPU."""
+"""int8, int4, nf4 and fp4 weights as functions over any nn.Module, with fast kernels for the CPU."""
 
 from importlib.metadata import version
 
+from llm_quant.bnb import BnbLinear
 from llm_quant.canonical import Int4, Int8, round_int4, round_int8
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
@@ -14,6 +15,7 @@ __all__ = [
     "GROUP_SIZE",
     "SCHEMES",
     "Arena",
+    "BnbLinear",
     "Int4",
     "Int8",
     "KernelLinear",

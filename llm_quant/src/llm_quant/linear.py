@@ -13,6 +13,7 @@ from llm_quant import aten, blocks, native, operations, ops
 from llm_quant.blocks import Blocks
 from llm_quant.canonical import Int4, Int8, Quantized
 from llm_quant.memory import Arena
+from llm_quant.moving import bits_kept
 
 FEW_BF16 = 8  # rows of x up to which the kernels read bf16 weights faster than torch's product does
 _NAMES = ("value", "scale", "zero")
@@ -101,7 +102,7 @@ class QuantizedLinear(nn.Module):
         packed = self.blocks
         if packed is not None:
             self.unprepare()
-        moved = super()._apply(lambda tensor: fn(tensor).to(tensor.dtype), recurse)
+        moved = super()._apply(bits_kept(fn), recurse)
         return moved.prepare() if packed is not None else moved
 
 

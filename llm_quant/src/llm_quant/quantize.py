@@ -7,13 +7,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from llm_quant import native
+from llm_quant import bnb, native
 from llm_quant.canonical import round_int4, round_int8
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
 
-Scheme: TypeAlias = Literal["int8", "int4"]
-SCHEMES: tuple[Scheme, ...] = ("int8", "int4")
+Scheme: TypeAlias = Literal["int8", "int4"] | bnb.Scheme
+SCHEMES: tuple[Scheme, ...] = ("int8", "int4", *bnb.SCHEMES)
 GROUP_SIZE = 64
 BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product; not measured on Arm
 
@@ -21,13 +21,17 @@ BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than tor
 def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE, skip: Iterable[str] = ()) -> nn.Module:
     """Replace each nn.Linear below `module` by a `QuantizedLinear` with the nearest weights, in place; gives `module`.
 
-    "int8" is symmetric with one scale a row, "int4" asymmetric with one scale for `group_size` inputs of a row. Layers
+    "int8" is symmetric with one scale a row, "int4" asymmetric with one scale for `group_size` inputs of a row. The
+    "bnb." ones are those of bitsandbytes (extra `bnb`) and become a `BnbLinear`; `group_size` doesn't apply. Layers
     whose names match a pattern of `skip`, such as "end.*", stay as they are; so does an embedding, also where its
     weight is shared with a head that is quantized. Each layer lets go of its own weight before the next one begins.
-    Raises ValueError for an unknown scheme, for inputs that are no whole groups, and for weights on the meta device.
+    Raises ValueError for an unknown scheme, for inputs that are no whole groups, for weights on the meta device, and
+    for a "bnb." scheme without bitsandbytes.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r} of quantization; there are {', '.join(SCHEMES)}")
+    if scheme in bnb.SCHEMES:
+        bnb.require()
     skip = tuple(skip)
     chosen = [name for name, _ in _linears(module) if not any(fnmatchcase(name, pattern) for pattern in skip)]
     for name in chosen:
@@ -36,6 +40,8 @@ def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE,
     arena = Arena()
 
     def quantized(layer: nn.Linear) -> nn.Module:
+        if scheme in bnb.SCHEMES:
+            return bnb.quantized(layer, scheme)
         weight = layer.weight.detach()
         rounded = round_int8(weight) if scheme == "int8" else round_int4(weight, group_size)
         return QuantizedLinear(rounded, None if layer.bias is None else layer.bias.detach()).prepare(arena)
@@ -51,13 +57,13 @@ def accelerate(module: nn.Module) -> nn.Module:
     """
     if native.level() not in BF16_LEVELS:
         return module
-    chosen = [name for name, layer in _linears(module) if _is_bf16(layer)]
+    chosen = [name for name, layer in _linears(module) if type(layer) is nn.Linear and _is_bf16(layer)]
     _replace(module, chosen, _with_kernels)
     return module
 
 
 def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(name, layer) for name, layer in module.named_modules() if type(layer) is nn.Linear]
+    return [(name, layer) for name, layer in module.named_modules() if type(layer) in (nn.Linear, KernelLinear)]
 
 
 def _replace(module: nn.Module, names: Iterable[str], make: Callable[[nn.Linear], nn.Module]) -> None:

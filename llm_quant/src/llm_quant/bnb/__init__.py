@@ -1,0 +1,36 @@
+"""The formats of bitsandbytes: nf4, fp4 (QLoRA, arXiv 2305.14314) and LLM.int8() (arXiv 2208.07339). Extra `bnb`."""
+
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from llm_quant.bnb.eight import Int8Linear, round_rows
+from llm_quant.bnb.four import BLOCK, Bit4, Bit4Linear, round_bit4
+from llm_quant.bnb.layer import BnbLinear
+from llm_quant.bnb.library import require
+
+Scheme: TypeAlias = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"]
+SCHEMES: tuple[Scheme, ...] = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
+
+__all__ = [
+    "BLOCK",
+    "SCHEMES",
+    "Bit4",
+    "Bit4Linear",
+    "BnbLinear",
+    "Int8Linear",
+    "Scheme",
+    "quantized",
+    "require",
+    "round_bit4",
+    "round_rows",
+]
+
+
+def quantized(layer: nn.Linear, scheme: str) -> BnbLinear:
+    """A layer with the nearest weights of one of `SCHEMES`, on the same device. ValueError without bitsandbytes."""
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    if scheme == "bnb.int8":
+        return Int8Linear(*round_rows(weight), bias)
+    return Bit4Linear(round_bit4(weight, "nf4" if "nf4" in scheme else "fp4", nested=scheme.endswith("-dq")), bias)

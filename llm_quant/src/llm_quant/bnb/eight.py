@@ -1,0 +1,57 @@
+"""LLM.int8(): int8 weights with a scale a row, activations rounded to int8 by rows, and the inputs in which one of
+them is 6 or more computed as they are.
+
+Shapes: M rows of x, N outputs, K inputs.
+"""
+
+import torch
+from torch import Tensor
+
+from llm_quant.bnb.layer import BnbLinear
+from llm_quant.bnb.library import library
+from llm_quant.canonical import PIECE
+
+THRESHOLD = 6.0  # the paper's
+
+
+def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight (N, K) as int8, in which the largest of a row is 127, and what 127 means (N,) fp32."""
+    functional, values, scales = library().functional, [], []
+    for rows in weight.detach().split(max(PIECE // weight.size(1), 1)):
+        value, scale, _ = functional.int8_vectorwise_quant(rows.to(torch.float16, copy=True))
+        values.append(value)
+        scales.append(scale)
+    return torch.cat(values), torch.cat(scales)
+
+
+class Int8Linear(BnbLinear):
+    """A `BnbLinear` with int8 weights, whose activations are rounded too.
+
+    What is rounded of a row depends on the rows beside it: an input that is large in one of them is kept in all.
+    """
+
+    value: Tensor
+    scale: Tensor
+
+    def __init__(self, value: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__((value.size(0), value.size(1)), bias)
+        self.register_buffer("value", value)
+        self.register_buffer("scale", scale)
+
+    @property
+    def kind(self) -> str:
+        return "bnb.int8"
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        return (self.value.float() * (self.scale / 127)[:, None]).to(dtype)
+
+    def times(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if not len(x):
+            return x.new_zeros(0, self.out_features)
+        # a copy: on the CPU the large ones are set to zero in it, and put back
+        small, stats, large = library().functional.int8_vectorwise_quant(x.to(torch.float16, copy=True), THRESHOLD)
+        y, _ = torch.ops.bitsandbytes.int8_mixed_scaled_mm(x, small, self.value, stats, self.scale, large, bias)
+        return y
+
+    def times_weight(self, grad: Tensor) -> Tensor:
+        return grad @ self.dequantize(grad.dtype)
