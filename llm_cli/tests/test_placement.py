@@ -34,7 +34,7 @@ def test_a_cpu_without_bf16_instructions_runs_half_types_in_fp32(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"quantize": "bnb.nf4"}, ["quantize='bnb.nf4'", "not available"]),
+        ({"quantize": "nf4"}, ["no quantization 'nf4'", "bnb.nf4"]),
         ({"generate_strategy": "sequential"}, ["generate_strategy='sequential'", "one device"]),
         ({"devices": 4}, ["devices=4", "one device"]),
         ({"devices": 0}, ["devices", "0"]),

@@ -62,7 +62,7 @@ def test_a_quantized_model_is_not_saved_without_its_weights(tmp_path: Path):
     [
         ("int5", "there is no quantization 'int5'"),
         ("int-4", r"there is no quantization 'int-4'; did you mean int4\?"),
-        ("bnb.nf4", "not available in this version; use int8 or int4"),
+        ("bnb.nf5", r"there is no quantization 'bnb\.nf5'; did you mean bnb\.nf4"),
     ],
 )
 def test_schemes_that_there_are_not(scheme: str, rule: str):

@@ -4,6 +4,7 @@ import copy
 import io
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from llm_quant import bnb, quantize
 from llm_quant.bnb import Bit4Linear, BnbLinear, Int8Linear, four, library, round_bit4, round_rows
 
-pytest.importorskip("bitsandbytes", reason="bitsandbytes, the extra bnb, is not installed")
+if find_spec("bitsandbytes") is None:
+    pytest.skip("bitsandbytes, the extra bnb, is not installed", allow_module_level=True)
 
 # QLoRA (arXiv 2305.14314), appendix E
 NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635)

@@ -17,7 +17,16 @@ from llm_cli.families import model_types
 from llm_cli.models import DEMO, checkpoint_root, local_names
 from llm_cli.output import human_bytes
 
-LIBRARIES = ("torch", "safetensors", "tokenizers", "sentencepiece", "jinja2", "huggingface_hub", "cyclopts")
+LIBRARIES = (
+    "torch",
+    "safetensors",
+    "tokenizers",
+    "sentencepiece",
+    "jinja2",
+    "huggingface_hub",
+    "cyclopts",
+    "bitsandbytes",
+)
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2")
 

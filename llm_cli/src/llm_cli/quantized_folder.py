@@ -48,7 +48,7 @@ def plan_folder(source: Checkpoint, scheme: str, *, group: int | None = None, sk
     to the embedding. ValueError for a model that isn't made of linear layers, for groups that don't fit, and for a
     pattern that no layer matches.
     """
-    check_scheme(scheme)
+    check_scheme(scheme, folder=True)
     model, config = source.skeleton, source.config
     require_linear(model)
     table = llm_blocks.find(config.model_type).NAMES

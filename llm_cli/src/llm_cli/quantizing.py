@@ -1,6 +1,6 @@
 """Weights of whole numbers for an `LLM`: which schemes there are, and putting a model into one."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,19 +12,21 @@ from llm_cli.output import write_notice
 COVERED = 0.9  # of the numbers that multiply, which have to be in layers that can be quantized
 
 
-def check_scheme(name: str) -> None:
-    """Raise ValueError for a scheme of quantization that there isn't, or not yet."""
-    if name.startswith("bnb."):
-        raise ValueError(f"quantize={name!r} is not available in this version; use int8 or int4")
+def check_scheme(name: str, *, folder: bool = False) -> None:
+    """Raise ValueError for a scheme that there isn't, that needs a library which is missing, or that no `folder` has."""
     if name not in llm_quant.SCHEMES:
         hint = suggestion(name, llm_quant.SCHEMES) or f"; there are {', '.join(llm_quant.SCHEMES)}"
         raise ValueError(f"there is no quantization {name!r}{hint}")
+    if name in llm_quant.bnb.SCHEMES:
+        if folder:
+            raise ValueError(f"no folder is written in {name}: --quantize {name} rounds to it; use int8 or int4")
+        llm_quant.bnb.require()
 
 
 def quantize(model: Any, scheme: str) -> None:
     """Quantize the linear layers of a model in place; ValueError as from `require_linear`."""
     require_linear(model)
-    llm_quant.quantize(model, "int8" if scheme == "int8" else "int4", group_size=group_size(model))
+    llm_quant.quantize(model, cast(llm_quant.Scheme, scheme), group_size=group_size(model))
 
 
 def require_linear(model: Any) -> None:
@@ -41,8 +43,9 @@ def require_linear(model: Any) -> None:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether any layer of the model holds whole numbers."""
-    return any(isinstance(layer, llm_quant.QuantizedLinear) for layer in model.modules())
+    """Whether any layer of the model holds quantized numbers."""
+    kinds = (llm_quant.QuantizedLinear, llm_quant.BnbLinear)
+    return any(isinstance(layer, kinds) for layer in model.modules())
 
 
 def finish(model: Any, dtype: torch.dtype) -> None:
@@ -53,6 +56,11 @@ def finish(model: Any, dtype: torch.dtype) -> None:
 
 def lost(llm: Any) -> str | None:
     """A sentence on what there is without kernels, where a CPU runs a model that would use them; else None."""
+    theirs = next((layer.kind for layer in llm.model.modules() if isinstance(layer, llm_quant.BnbLinear)), None)
+    if theirs is not None and llm.device.type == "cpu":
+        return (
+            f"{theirs} has no kernels for a CPU, where torch's operators compute every token; int8 and int4 have some"
+        )
     uses = is_quantized(llm.model) or next(llm.model.parameters()).dtype == torch.bfloat16
     if llm.device.type != "cpu" or llm_quant.level() is not None or not uses:
         return None

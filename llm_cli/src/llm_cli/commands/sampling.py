@@ -12,7 +12,8 @@ Precision = Annotated[
     Parameter(help="Default: the checkpoint's own; on a CPU half types run as bf16-true, or 32-true without BF16."),
 ]
 Quantize = Annotated[
-    Literal["int8", "int4"] | None, Parameter(help="Round the weights of linear layers when they have been read.")
+    Literal["int8", "int4", "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"] | None,
+    Parameter(help="Round the weights of linear layers when they have been read; the bnb ones need bitsandbytes."),
 ]
 Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
 SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
