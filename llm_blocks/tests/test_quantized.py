@@ -236,7 +236,7 @@ def test_a_folder_without_any_quantized_tensor(folder: Path) -> None:
 
 def test_what_is_not_known_names_the_file(folder: Path) -> None:
     rewrite(folder, lambda t: None, quantization_config={"quant_method": "fp8"})
-    rule = r"config\.json: quantization_config has quant_method = 'fp8'.* gptq, awq; use the unquantized checkpoint"
+    rule = r"config\.json: quantization_config has quant_method = 'fp8'.* bitsandbytes; use the unquantized checkpoint"
     with pytest.raises(ValueError, match=rule):
         llm_blocks.load(folder)
     with pytest.raises(ValueError, match=rule):

@@ -139,5 +139,5 @@ def test_without_the_extra_one_sentence_comes_before_the_weights_are_read(
     monkeypatch.setattr("llm_blocks.load", lambda *_, **__: pytest.fail("the weights were read"))
     assert run(["generate", "--prompt", "Hi", "--quantize", "bnb.nf4"]) == 1
     err = capsys.readouterr().err
-    assert "bitsandbytes, which is missing: `python -m pip install bitsandbytes` brings it" in err
+    assert "need bitsandbytes, which is missing: `python -m pip install bitsandbytes` brings it" in err
     assert "Traceback" not in err

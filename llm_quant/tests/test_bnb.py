@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_quant import bnb, quantize
-from llm_quant.bnb import Bit4Linear, BnbLinear, Int8Linear, four, library, round_bit4, round_rows
+from llm_quant.bnb import Bit4Linear, Bit8Linear, BnbLinear, four, library, round_bit4, round_bit8
 
 if find_spec("bitsandbytes") is None:
     pytest.skip("bitsandbytes, the extra bnb, is not installed", allow_module_level=True)
@@ -174,9 +174,11 @@ def test_int8_of_zeros_and_of_nothing() -> None:
 
 def test_int8_rows_are_rounded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = drawn(10, 96)
-    wanted = round_rows(weight)
+    wanted = round_bit8(weight)
     monkeypatch.setattr("llm_quant.bnb.eight.PIECE", 200)
-    assert all(torch.equal(a, b) for a, b in zip(round_rows(weight), wanted, strict=True))
+    found = round_bit8(weight)
+    assert torch.equal(found.value, wanted.value)
+    assert torch.equal(found.scale, wanted.scale)
 
 
 @pytest.mark.parametrize("scheme", FOUR)
@@ -230,7 +232,7 @@ def test_what_is_replaced_and_what_stays(scheme: bnb.Scheme) -> None:
     model = Tied().eval()
     embedding = model.embed.weight
     assert quantize(model, scheme, skip=["inner.2"]) is model
-    kind = Int8Linear if scheme == "bnb.int8" else Bit4Linear
+    kind = Bit8Linear if scheme == "bnb.int8" else Bit4Linear
     assert isinstance(model.head, kind)
     assert isinstance(model.inner[0], kind)
     assert type(model.inner[2]) is nn.Linear

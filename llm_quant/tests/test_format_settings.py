@@ -7,10 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_quant.formats import METHODS, Awq, CompressedTensors, Gptq, parse
+from llm_quant.formats import METHODS, Awq, Bnb4, Bnb8, CompressedTensors, Gptq, parse
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True, "damp_percent": 0.1}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+BNB = {  # as transformers writes it
+    "_load_in_4bit": True,
+    "_load_in_8bit": False,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False,
+    "llm_int8_skip_modules": None,
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "quant_method": "bitsandbytes",
+}
+BNB8 = BNB | {"load_in_4bit": False, "load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}
 WEIGHTS = {
     "actorder": "weight",
     "block_structure": None,
@@ -44,6 +60,10 @@ def test_what_is_known() -> None:
     assert parse(GPTQ | {"checkpoint_format": "gptq_v2"}) == Gptq(bits=4, group_size=128, zeros_less_one=False)
     assert parse(AWQ) == Awq(bits=4, group_size=128)
     assert parse(PACKED) == CompressedTensors(bits=4, group_size=128, symmetric=True)
+    assert parse(BNB) == Bnb4(code="nf4", nested=True)
+    assert str(parse(BNB)) == "nf4, double quantization (bitsandbytes)"
+    assert parse({"quant_method": "bitsandbytes", "load_in_4bit": True}) == Bnb4(code="fp4", nested=False)
+    assert parse(BNB8) == Bnb8()
     assert str(parse(PACKED)) == "int4, groups of 128 (compressed-tensors)"
     assert str(parse(GPTQ | {"bits": 8, "group_size": -1})) == "int8, a scale for each row (gptq)"
 
@@ -78,8 +98,15 @@ ROUNDED = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "
 @pytest.mark.parametrize(
     ("config", "rule"),
     [
-        ({"quant_method": "fp8"}, r"quant_method = 'fp8'.* compressed-tensors, gptq, awq; use the unquantized"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quant_method = 'bitsandbytes'"),
+        ({"quant_method": "fp8"}, r"quant_method = 'fp8'.* compressed-tensors, gptq, awq, bitsandbytes; use"),
+        ({"quant_method": "bitsandbytes"}, "load_in_4bit = None.*either it or load_in_8bit is true"),
+        (BNB | {"load_in_8bit": True}, "either it or load_in_8bit is true"),
+        (BNB | {"load_in_4bit": 1}, "load_in_4bit = 1.*true or false"),
+        (BNB | {"bnb_4bit_quant_type": "int4"}, "bnb_4bit_quant_type = 'int4'"),
+        (BNB | {"bnb_4bit_quant_storage": "bfloat16"}, "bnb_4bit_quant_storage = 'bfloat16'.*read from uint8"),
+        (BNB | {"bnb_4bit_blocksize": 128}, "bnb_4bit_blocksize = 128.*may change"),
+        (BNB8 | {"llm_int8_threshold": 0.0}, r"llm_int8_threshold = 0\.0"),
+        (BNB8 | {"llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight = True"),
         ({"bits": 4}, "quant_method = None"),
         ({"quant_method": ["gptq"]}, "quant_method"),
         ([], r"must be an object, not \[\]"),
@@ -156,7 +183,7 @@ JSON = st.recursive(
 )
 
 
-@given(base=st.sampled_from([GPTQ, AWQ, PACKED, {"quant_method": "gptq"}]), key=st.data(), value=JSON)
+@given(base=st.sampled_from([GPTQ, AWQ, PACKED, BNB, BNB8, {"quant_method": "gptq"}]), key=st.data(), value=JSON)
 def test_any_value_is_read_or_refused_as_a_value_error(base: dict[str, Any], key: st.DataObject, value: Any) -> None:
     changed = copy.deepcopy(base)
     changed[key.draw(st.sampled_from(sorted(changed)))] = value

@@ -53,9 +53,9 @@ def from_hf_name(names: Names, key: str, *, parts: Collection[str] = ()) -> str:
     A name of the table's that ends in "weight" may have one of `parts` there, in both languages. Raises ValueError if
     the table doesn't have it.
     """
-    layer, _, part = key.rpartition(".")
-    if part in parts and _pattern(key) not in names:
-        whole = from_hf_name(names, f"{layer}.weight")
+    part = next((part for part in parts if key.endswith(f".{part}")), None)
+    if part is not None and _pattern(key) not in names:
+        whole = from_hf_name(names, key.removesuffix(part) + "weight")
         if whole and not whole.endswith(".weight"):
             raise ValueError(f"unknown tensor {key[:200]!r}: this architecture has no layer of that name")
         return whole and whole.removesuffix("weight") + part

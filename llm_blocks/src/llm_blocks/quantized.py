@@ -82,8 +82,10 @@ def put_in(model: Any, layers: list[StoredLayer], weights: Weights, form: Format
         except ValueError as error:
             raise WeightsError(f"{shown}: {error}") from error
         bias = model.get_submodule(layer.path).bias
-        linear = QuantizedLinear(found.weight, None if bias is None else bias.to("cpu"), order=found.order)
-        _replace(model, layer.path, linear.to(device).prepare(arena))
+        linear = found.linear(None if bias is None else bias.to("cpu")).to(device)
+        if isinstance(linear, QuantizedLinear):
+            linear.prepare(arena)
+        _replace(model, layer.path, linear)
 
 
 class _Place(nn.Module):
@@ -98,9 +100,10 @@ def _stored(weights: Weights, form: Format) -> dict[str, dict[str, str]]:
     """The path of each quantized layer of the checkpoint -> its tensors' names by suffix."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name in weights.names:
-        path, _, suffix = name.rpartition(".")
-        if suffix in form.suffixes and path.count(".") > path.startswith("mid."):  # a layer below its section
-            found[path][suffix] = name
+        for suffix in form.suffixes:
+            path = name.removesuffix(f".{suffix}")
+            if path != name and path.count(".") > path.startswith("mid."):  # a layer below its section
+                found[path][suffix] = name
     return {path: names for path, names in found.items() if form.packed in names}
 
 
@@ -147,7 +150,7 @@ def _check(weights: Weights, form: Format, path: str, shape: tuple[int, int], na
         info, said = weights.info(name), f"{weights.info(name).file}: {name_in_file(weights, name)}"
         if suffix not in entries:
             raise WeightsError(f"{said}: layers of {form} have none")
-        if info.shape != entries[suffix].shape:
+        if not entries[suffix].fits(info.shape):
             raise WeightsError(f"{said} has shape {info.shape}, {form} asks for {entries[suffix].shape}")
         if info.dtype not in entries[suffix].dtypes:
             raise WeightsError(f"{said} is {info.dtype}, {form} asks for {_listed(entries[suffix])}")

@@ -138,7 +138,7 @@ def _memory(model: Any) -> dict[str, dict[str, int]]:
 def _quantized_memory(found: Checkpoint) -> dict[str, dict[str, int]]:
     """The same for a checkpoint that is quantized: its tensors as they are, and a bf16 cache."""
     cache = _cache_bytes(found.skeleton, torch.bfloat16)
-    return {f"int{found.quantization.bits}": {"weights": found.weights.nbytes, "cache_per_1024_tokens": cache}}
+    return {found.quantization.kind: {"weights": found.weights.nbytes, "cache_per_1024_tokens": cache}}
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[Tensor, int]]:

@@ -13,7 +13,7 @@ COVERED = 0.9  # of the numbers that multiply, which have to be in layers that c
 
 
 def check_scheme(name: str, *, folder: bool = False) -> None:
-    """Raise ValueError for a scheme that there isn't, that needs a library which is missing, or that no `folder` has."""
+    """Raise ValueError for a scheme that there isn't, that needs a missing library, or that no `folder` has."""
     if name not in llm_quant.SCHEMES:
         hint = suggestion(name, llm_quant.SCHEMES) or f"; there are {', '.join(llm_quant.SCHEMES)}"
         raise ValueError(f"there is no quantization {name!r}{hint}")

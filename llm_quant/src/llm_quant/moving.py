@@ -13,8 +13,8 @@ def bits_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """
 
     def moved(tensor: Tensor) -> Tensor:
-        if tensor.dim() == 0:
-            return moved(tensor[None])[0]
-        return fn(tensor.view(torch.uint8)).to(torch.uint8).view(tensor.dtype)
+        # by as_strided, for a dimension of 1 may have any stride, which a view of bytes refuses
+        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+        return fn(flat.view(torch.uint8)).to(torch.uint8).view(tensor.dtype).view(tensor.shape)
 
     return moved

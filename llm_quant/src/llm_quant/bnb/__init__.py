@@ -4,8 +4,8 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from llm_quant.bnb.eight import Int8Linear, round_rows
-from llm_quant.bnb.four import BLOCK, Bit4, Bit4Linear, round_bit4
+from llm_quant.bnb.eight import Bit8, Bit8Linear, round_bit8
+from llm_quant.bnb.four import BLOCK, Bit4, Bit4Linear, Nested, round_bit4
 from llm_quant.bnb.layer import BnbLinear
 from llm_quant.bnb.library import require
 
@@ -17,13 +17,15 @@ __all__ = [
     "SCHEMES",
     "Bit4",
     "Bit4Linear",
+    "Bit8",
+    "Bit8Linear",
     "BnbLinear",
-    "Int8Linear",
+    "Nested",
     "Scheme",
     "quantized",
     "require",
     "round_bit4",
-    "round_rows",
+    "round_bit8",
 ]
 
 
@@ -32,5 +34,5 @@ def quantized(layer: nn.Linear, scheme: str) -> BnbLinear:
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
     if scheme == "bnb.int8":
-        return Int8Linear(*round_rows(weight), bias)
+        return Bit8Linear(round_bit8(weight), bias)
     return Bit4Linear(round_bit4(weight, "nf4" if "nf4" in scheme else "fp4", nested=scheme.endswith("-dq")), bias)

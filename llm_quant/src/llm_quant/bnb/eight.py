@@ -4,6 +4,8 @@ them is 6 or more computed as they are.
 Shapes: M rows of x, N outputs, K inputs.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,18 +16,26 @@ from llm_quant.canonical import PIECE
 THRESHOLD = 6.0  # the paper's
 
 
-def round_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (N, K) as int8, in which the largest of a row is 127, and what 127 means (N,) fp32."""
+@dataclass(frozen=True, kw_only=True)
+class Bit8:
+    """A weight (N, K) as bitsandbytes stores it: weight = scale * value / 127."""
+
+    value: Tensor  # (N, K) int8
+    scale: Tensor  # (N,) fp32, the largest of a row without its sign
+
+
+def round_bit8(weight: Tensor) -> Bit8:
+    """The nearest of a weight (N, K): the largest of each row becomes 127."""
     functional, values, scales = library().functional, [], []
     for rows in weight.detach().split(max(PIECE // weight.size(1), 1)):
         value, scale, _ = functional.int8_vectorwise_quant(rows.to(torch.float16, copy=True))
         values.append(value)
         scales.append(scale)
-    return torch.cat(values), torch.cat(scales)
+    return Bit8(value=torch.cat(values), scale=torch.cat(scales))
 
 
-class Int8Linear(BnbLinear):
-    """A `BnbLinear` with int8 weights, whose activations are rounded too.
+class Bit8Linear(BnbLinear):
+    """A `BnbLinear` with a `Bit8`, whose activations are rounded too.
 
     What is rounded of a row depends on the rows beside it: an input that is large in one of them is kept in all.
     """
@@ -33,14 +43,19 @@ class Int8Linear(BnbLinear):
     value: Tensor
     scale: Tensor
 
-    def __init__(self, value: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__((value.size(0), value.size(1)), bias)
-        self.register_buffer("value", value)
-        self.register_buffer("scale", scale)
+    def __init__(self, weight: Bit8, bias: Tensor | None = None) -> None:
+        super().__init__((weight.value.size(0), weight.value.size(1)), bias)
+        self.register_buffer("value", weight.value)
+        self.register_buffer("scale", weight.scale)
 
     @property
     def kind(self) -> str:
         return "bnb.int8"
+
+    @property
+    def weight(self) -> Bit8:
+        """The weight; its tensors are those of the layer."""
+        return Bit8(value=self.value, scale=self.scale)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return (self.value.float() * (self.scale / 127)[:, None]).to(dtype)

@@ -5,7 +5,7 @@ quantization ("-dq") the scales are of 8 bits, in blocks of 256 that have scales
 Shapes: N outputs, K inputs, S = N K / 64 scales, rounded up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
@@ -21,6 +21,18 @@ BLOCK = 64
 NESTED_BLOCK = 256
 
 Code: TypeAlias = Literal["nf4", "fp4"]
+TABLES: Mapping[Code, tuple[float, ...]] = {
+    # QLoRA, appendix E
+    "nf4": (
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ),
+    # a sign, two bits of exponent and one of mantissa; the largest is 1
+    "fp4": tuple(sign * number / 12 for sign in (1, -1) for number in (0, 0.0625, 8, 12, 4, 6, 2, 3)),
+}
+"""The numbers that four bits choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +154,7 @@ def _fused(x: Tensor, weight: Bit4, bias: Tensor | None) -> Tensor:
     whole = state(
         absmax=weight.absmax,
         shape=torch.Size(weight.shape),
-        code=bnb.functional.get_4bit_type(weight.code, device=x.device),
+        code=torch.tensor(TABLES[weight.code], device=x.device),
         blocksize=BLOCK,
         quant_type=weight.code,
         dtype=x.dtype,

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 NAME = "bitsandbytes"
-MISSING = f"the bnb schemes need {NAME}, which is missing: `python -m pip install {NAME}` brings it"
+MISSING = f"weights in {NAME}' formats need {NAME}, which is missing: `python -m pip install {NAME}` brings it"
 _KERNELS = "kernels"
 _LOGGER = f"{NAME}.backends.cpu.ops"
 

@@ -11,7 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from llm_quant.bnb import Bit4, Bit4Linear, Bit8, Bit8Linear, BnbLinear
 from llm_quant.canonical import Int4, Int8, Quantized, pack_nibbles, unpack_nibbles
+from llm_quant.linear import QuantizedLinear
 
 SCALES = (torch.bfloat16, torch.float16, torch.float32)
 WHOLE = (torch.int32, torch.int64)
@@ -19,23 +21,39 @@ WHOLE = (torch.int32, torch.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A tensor that a stored layer has: its shape, the dtypes that it may have, and whether it may be absent."""
+    """A tensor that a stored layer has: its shape, the dtypes that it may have, and whether it may be absent.
+
+    One that is `text` is of any length from 1 to the one of its shape.
+    """
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
     optional: bool = False
+    text: bool = False
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor may have this shape."""
+        return shape == self.shape or (self.text and len(shape) == 1 and 1 <= shape[0] <= self.shape[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A stored layer as canonical weight.
+    """A stored layer: its weight, which is canonical or one of bitsandbytes'.
 
     `order` (K,) int64 is the order of inputs in which the weight's columns stand, None where it is their own: the
     product is that of `x.index_select(-1, order)`.
     """
 
-    weight: Quantized
+    weight: Quantized | Bit4 | Bit8
     order: Tensor | None = None
+
+    def linear(self, bias: Tensor | None = None) -> QuantizedLinear | BnbLinear:
+        """The layer as a module, in the layout that it is stored in."""
+        if isinstance(self.weight, Bit4):
+            return Bit4Linear(self.weight, bias)
+        if isinstance(self.weight, Bit8):
+            return Bit8Linear(self.weight, bias)
+        return QuantizedLinear(self.weight, bias, order=self.order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +74,11 @@ class Format(ABC):
     def __str__(self) -> str:
         groups = "a scale for each row" if self.group_size is None else f"groups of {self.group_size}"
         return f"int{self.bits}, {groups} ({self.method})"
+
+    @property
+    def kind(self) -> str:
+        """What a weight is, in a word."""
+        return f"int{self.bits}"
 
     @property
     @abstractmethod

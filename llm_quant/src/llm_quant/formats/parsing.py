@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from llm_quant.formats import awq, compressed_tensors, gptq
+from llm_quant.formats import awq, bitsandbytes, compressed_tensors, gptq
 from llm_quant.formats.base import Format
 from llm_quant.formats.settings import Settings
 
@@ -10,6 +10,7 @@ METHODS: Mapping[str, Callable[[Settings], Format]] = {
     "compressed-tensors": compressed_tensors.parse,
     "gptq": gptq.parse,
     "awq": awq.parse,
+    "bitsandbytes": bitsandbytes.parse,
 }
 """The values of quant_method that are known."""
 
