@@ -153,7 +153,8 @@ def load(
 
     The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
     dtype None means the checkpoint's own: the one that takes the most bytes. Layers that are stored as whole numbers
-    become `llm_quant.QuantizedLinear`, in the layout that is fastest on the device; they can't be `trainable`. Raises
+    become `llm_quant.QuantizedLinear` in the layout that is fastest on the device, those of bitsandbytes
+    `llm_quant.BnbLinear`; they can't be `trainable`. Raises
     ArchitectureError for an unknown model_type, ValueError for a config.json or a part that can't be honoured,
     WeightsError for a tensor that is missing, unexpected or of another shape than config.json says.
     """
