@@ -65,6 +65,11 @@ class KVCache:
         self.k = {layer: storage(layer, head_dim) for layer in layers}
         self.v = {layer: storage(layer, value_dim) for layer in layers}
 
+    @property
+    def storages(self) -> dict[str, dict[int, Tensor]]:
+        """All that is kept of positions, by name: layer -> (B, K, S, ...), for whoever copies or writes a cache."""
+        return {"k": self.k, "v": self.v}
+
     def slots(self, window: int | None) -> int:
         """How many positions of a row the layers of this window keep."""
         return self.capacity if window is None else min(self.capacity, window + SPARE)

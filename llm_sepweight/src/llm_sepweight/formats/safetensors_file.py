@@ -29,13 +29,16 @@ _CHUNK = 2**30  # one read call on Linux returns at most 2 GiB
 
 
 class SafetensorsFile(TensorFile):
-    """An open .safetensors file. WeightsError when the header is malformed or the size isn't what it promises."""
+    """An open .safetensors file. WeightsError when the header is malformed or the size isn't what it promises.
+
+    `metadata` is what its header says beside the tensors.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_file(path) as file:
             self._identity = _identity(file)
-            self.infos, self._offsets = _read_header(file, path)
+            self.infos, self._offsets, self.metadata = _read_header(file, path)
         self._map: mmap.mmap | None = None
 
     def view(self, key: str) -> Tensor:
@@ -111,7 +114,7 @@ def _map_privately(file: FileIO) -> mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
-def _read_header(file: FileIO, path: Path) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+def _read_header(file: FileIO, path: Path) -> tuple[dict[str, TensorInfo], dict[str, int], dict[str, str]]:
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
@@ -121,15 +124,15 @@ def _read_header(file: FileIO, path: Path) -> tuple[dict[str, TensorInfo], dict[
         refuse_pointer(prefix + file.read(32), path)
         raise WeightsError(f"{path}: no safetensors file, its header would have {length} bytes")
     header = parse_json(file.read(length), path)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     infos: dict[str, TensorInfo] = {}
     offsets: dict[str, int] = {}
     for key, entry in header.items():
         infos[key], begin = _parse_entry(key, entry, path)
         offsets[key] = 8 + length + begin
     _check_size(infos, offsets, size, path)
-    _check_rules(path)
-    return infos, offsets
+    _check_rules(path)  # also that the metadata is an object of strings
+    return infos, offsets, metadata if isinstance(metadata, dict) else {}
 
 
 def _parse_entry(key: str, entry: object, path: Path) -> tuple[TensorInfo, int]:
