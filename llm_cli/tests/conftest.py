@@ -1,5 +1,6 @@
 """Checkpoints small enough to be made for each test run."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 import llm_blocks
 from llm_cli import LLM
+from llm_model_llama import llama, mistral
+from llm_model_phi import phi3
 from llm_tokenizer import Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
@@ -204,3 +207,25 @@ def as_meta() -> Callable[..., Path]:
         return target
 
     return write
+
+
+def _small_configs() -> dict[str, Any]:
+    """Three layers each, and texts of up to 2,048 ids; what depends on a text's length changes at 300."""
+    sizes = {"vocab_size": 97, "dim": 32, "hidden_dim": 48, "num_layers": 3, "num_heads": 4, "num_kv_heads": 4}
+    sizes |= {"head_dim": 8, "max_positions": 2048}
+    factors = {"short_factor": (1.0,) * 4, "long_factor": (3.0,) * 4}
+    long = llm_blocks.Rope(kind="longrope", factor=4.0, original_max_positions=300, **factors)
+    dynamic = llm_blocks.Rope(kind="dynamic", factor=2.0, original_max_positions=300)
+    return {
+        "plain": llama.Config(**sizes),
+        "window": mistral.Config(**sizes, sliding_window=100),
+        "longrope": phi3.Config(**sizes, rope=long),
+        "dynamic": llama.Config(**sizes, rope=dynamic),
+    }
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Callable[[str], Any]:
+    """A model with random weights of a kind: plain, window, longrope, dynamic."""
+    configs = _small_configs()
+    return functools.cache(lambda kind: llm_blocks.new_model(configs[kind], std=0.1).eval())

@@ -17,7 +17,7 @@ from llm_cli.commands.speculation import report
 from llm_cli.completion import Completion
 
 PRECISE = ["--precision", "32-true", "--max_new_tokens", "12"]
-KEYS = ["text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second"]
+KEYS = ["text", "token_ids", "finish_reason", "prompt_tokens", "cached_tokens", "seconds", "tokens_per_second"]
 
 
 @pytest.fixture

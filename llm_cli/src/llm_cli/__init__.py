@@ -8,17 +8,22 @@ from llm_cli.models import demo_folder
 if TYPE_CHECKING:
     from llm_cli.evaluation import perplexity
     from llm_cli.llm import LLM
+    from llm_cli.reading import PromptCache
 
-__all__ = ["LLM", "demo_folder", "perplexity"]
+__all__ = ["LLM", "PromptCache", "demo_folder", "perplexity"]
 __version__ = version("llm_cli")
 
 
 def __getattr__(name: str) -> Any:
-    """`LLM` and `perplexity` on first use, so that importing this package imports no torch."""
+    """What needs torch on first use, so that importing this package imports none."""
     if name == "LLM":
         from llm_cli.llm import LLM
 
         return LLM
+    if name == "PromptCache":
+        from llm_cli.reading import PromptCache
+
+        return PromptCache
     if name == "perplexity":
         from llm_cli.evaluation import perplexity
 

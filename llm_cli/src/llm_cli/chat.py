@@ -57,9 +57,18 @@ class ChatSession:
         self._llm, self._notice = llm, notice
         self._templated = llm.tokenizer.chat_template is not None
         self._cache = PromptCache()
+        self._keep: Callable[[], None] | None = None
         self._sent_from = 0  # messages before this one are left out, because the context is full
         self._answers = 0
         self.set_system(sys_prompt)
+
+    def start_from(self, cache: PromptCache, keep: Callable[[], None]) -> None:
+        """Take the system prompt, or how the first prompt begins, from an exact cache as far as it is there.
+
+        `keep` is called once, when the first prompt has been read and `cache` holds it. From then on the cache follows
+        the conversation.
+        """
+        self._cache, self._keep = cache, keep
 
     def ask(self, text: str) -> Generator[str, None, None]:
         """Say something; the pieces of the answer as they come. Leaving the iterator early keeps what has come.
@@ -158,6 +167,9 @@ class ChatSession:
         try:
             for piece in run:
                 yield piece.text
+                if self._keep is not None:
+                    keep, self._keep, self._cache.exact = self._keep, None, False
+                    keep()
         finally:
             # Also when the caller left early or Ctrl-C came: what was said is part of the conversation.
             self.last = run.completions[0]

@@ -23,7 +23,7 @@ class Completion:
     `finish_reason` is "stop" (end id or stop string), "length" (max_new_tokens, or the context is full), or None
     where the generation was left before its end. `text` is None where there is no tokenizer. `seconds` runs from the
     start of the call to the last token, `first_token_seconds` to the first; both include reading the prompt.
-    `cached_tokens` of the prompt were known from earlier turns and not read again.
+    `cached_tokens` of the prompt were known from earlier turns, a file or another prompt of the list, and not read.
 
     With speculation, `passes` calls of the model gave what follows the first token; it was called with
     `proposed_tokens`, of which it took `accepted_tokens`. `speed_up` is the measured speed of all rows together over

@@ -15,6 +15,7 @@ import llm_sampler
 from llm_cli.feeding import Feeder, longest_round, nothing
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache, prefill
+from llm_cli.sharing import read_shared
 from llm_sampler import Progress
 
 Proposals = tuple[Tensor, list[int]]
@@ -36,7 +37,8 @@ def proposer(options: Options, feeder: Feeder, model: Any, draft: Any, *, cache:
     if how == "self":
         draft = llm_blocks.first_layers(model, options.speculative_layers or max(1, len(model.mid) // 4))
     own = how == "self"
-    reader = None if cache is None or own else cache.draft
+    # what an exact cache gives must not depend on what is known of a draft, whose proposals decide on the passes
+    reader = None if cache is None or own or cache.exact else cache.draft
     return _limited(DraftModel(draft, model.config.vocab_size, feeder, own=own, cache=reader), feeder, model)
 
 
@@ -105,7 +107,14 @@ class DraftModel:
         if self._own:
             kv.copy_from(self._feeder.kv)
             kv.lengths[:] = [min(held, n - 1) for held, n in zip(kv.lengths, progress.lengths, strict=True)]
+        elif max(progress.lengths) <= capacity:
+            read_shared(self._model, kv, self._texts(progress))
         return kv
+
+    def _texts(self, progress: Progress) -> list[list[int]]:
+        """The rows as they are now, in ids that the draft knows."""
+        known = progress.ids.clamp(max=self._model.config.vocab_size - 1).tolist()
+        return [ids[:length] for ids, length in zip(known, progress.lengths, strict=True)]
 
     def _room(self, length: int) -> int:
         """How many proposals the draft's own cache has room for behind so many ids, all of them read in one way."""

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_blocks import Recorded, Rope
+from llm_blocks import Recorded
 from llm_cli.completion import Row
+from llm_cli.pieces import dynamic_from
 from llm_cli.reading import PromptCache, prefill, rounded, spread
+from llm_cli.sharing import read_shared
 from llm_sampler import Progress
 
 
@@ -99,15 +101,16 @@ class Feeder:
         length = max(row.prompt_tokens + row.budget for row in self._rows)
         length = self._fixed_length or rounded(length, self._limit)
         if self._cache is not None:
-            self.kv = self._cache.prepare(self._model, prompts[0], length)
-            self._rows[0].cached_tokens = self.kv.lengths[0]
+            self.kv, known, logits = self._cache.read(self._model, prompts[0], length)
+            cached = [known]
+        else:
+            self.kv = self._model.new_cache(len(prompts), length)
+            cached = read_shared(self._model, self.kv, prompts)
             logits = prefill(self._model, self.kv, prompts)
-            self._cache.extend(prompts[0][self._rows[0].cached_tokens :])
-            return logits
-        self.kv = self._model.new_cache(len(prompts), length)
-        logits = prefill(self._model, self.kv, prompts)
+        for index, row in enumerate(self._rows):
+            row.cached_tokens = cached[index // samples]
         if samples > 1:  # the prompt is read once, however many samples continue it
-            self.kv = spread(self._model, self.kv, samples, length)
+            self.kv, self._cache = spread(self._model, self.kv, samples, max(length, self.kv.capacity)), None
             logits = logits.repeat_interleave(samples, dim=0)
         return logits
 
@@ -118,7 +121,7 @@ def longest_round(kv: Any, config: Any, progress: Progress) -> list[int]:
     With LongRoPE a forward must not cross the trained length, at which all rows wait for one to be read again; dynamic
     angles depend on the length that a forward reaches, so beyond the trained length there are plain steps alone.
     """
-    most, trained = progress.most, _dynamic_from(config)
+    most, trained = progress.most, dynamic_from(config)
     long_from = kv.long_from
     if long_from is not None:
         rows = list(zip(progress.lengths, most, strict=True))
@@ -130,12 +133,6 @@ def longest_round(kv: Any, config: Any, progress: Progress) -> list[int]:
     if trained is not None:
         most = [max(0, min(n, trained - length)) for length, n in zip(progress.lengths, most, strict=True)]
     return most
-
-
-def _dynamic_from(config: Any) -> int | None:
-    """The trained length of a model whose rotary embeddings are dynamic; None for any other."""
-    ropes = [value for value in vars(config).values() if isinstance(value, Rope)]
-    return min((rope.original_max_positions for rope in ropes if rope.kind == "dynamic"), default=None)
 
 
 def nothing(progress: Progress) -> tuple[Tensor, list[int]]:

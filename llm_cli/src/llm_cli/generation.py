@@ -44,8 +44,8 @@ class Generation:
         check_prompts(prompts, vocab_size=model.config.vocab_size, limit=limit)
         if options.stop_texts and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, which this checkpoint lacks; stop at ids instead")
-        if cache is not None and (len(prompts) > 1 or options.num_samples > 1):
-            raise ValueError("a PromptCache goes with one prompt and one sample; leave it out for several")
+        if cache is not None and len(prompts) > 1:
+            raise ValueError("a PromptCache goes with one prompt; leave it out for several, which share what they can")
         self._model, self._prompts, self._options = model, prompts, options
         self._end_ids = options.end_ids(tokenizer)
         self._rows = [
@@ -61,7 +61,8 @@ class Generation:
         ]
         feeder = Feeder(model, prompts, self._rows, limit=limit, fixed_length=fixed_length, cache=cache)
         self._speculation: SpeculativeReport | None = None
-        self._steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=cache))
+        followed = cache if options.num_samples == 1 else None
+        self._steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=followed))
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[Piece]:

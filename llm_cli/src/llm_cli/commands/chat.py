@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, PromptCacheFile
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
@@ -40,6 +41,7 @@ def chat(
     max_new_tokens: Annotated[int, Parameter(help="Most tokens of an answer.")] = 512,
     sampling: Sampling = DEFAULT_SAMPLING,
     speculation: Speculation = NO_SPECULATION,
+    prompt_file: PromptCacheFile = NO_PROMPT_CACHE,
     precision: Precision = None,
     quantize: Quantize = None,
     tokenizer_dir: TokenizerDir = None,
@@ -58,6 +60,7 @@ def chat(
     with usage():  # a wrong value is told before the weights are read
         settings |= speculation.given()
         Options(**settings)
+    keeper = prompt_file.keeper()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)
@@ -70,6 +73,8 @@ def chat(
     llm.distribute(precision=precision, quantize=quantize)
     settle_threads(llm.model)
     tell_lost(llm)
+    if keeper is not None:
+        session.start_from(keeper.open(llm), keeper.keep)
     if llm.tokenizer.chat_template is None:
         write_notice("this model has no chat template, so it continues the text instead of answering")
     if sys.stdin.isatty():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, Keeper, PromptCacheFile
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
@@ -48,6 +49,7 @@ def generate(
     prompt_ids: Annotated[
         str | None, Parameter(help="Ids instead of a text, as in 1,403,407; no template, needs no tokenizer.")
     ] = None,
+    prompt_file: PromptCacheFile = NO_PROMPT_CACHE,
     raw: Annotated[bool, Parameter(help="Leave the chat template out.")] = False,
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
@@ -79,6 +81,7 @@ def generate(
             raise ValueError("--logprobs are told in JSON alone; add --json")
         if raw and sys_prompt is not None:
             raise ValueError("--raw leaves out the chat template that --sys_prompt needs; give one of them")
+    keeper = prompt_file.keeper()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)
@@ -88,8 +91,9 @@ def generate(
     llm.distribute(precision=precision, quantize=quantize)
     settle_threads(llm.model)
     tell_lost(llm)
-    completions = write_samples(llm, source, {**options, "sys_prompt": sys_prompt, "raw": raw}, as_json=json)
-    _report(completions, options["seed"] if sampling.temperature > 0 else None)
+    options |= {"sys_prompt": sys_prompt, "raw": raw, "cache": None if keeper is None else keeper.open(llm)}
+    completions = write_samples(llm, source, options, as_json=json, keeper=keeper)
+    _report(completions, options["seed"] if sampling.temperature > 0 else None, reused=keeper is not None)
     if any(one.context_ended(max_new_tokens) for one in completions):
         write_notice(f"the context of {llm.context_length} tokens is full, so the text ended before --max_new_tokens")
 
@@ -119,25 +123,32 @@ def parse_ids(text: str, prompt: str | None = None) -> list[int]:
         raise ValueError(f"--prompt_ids takes numbers with commas between, as in 1,403,407, not {text!r}") from None
 
 
-def write_samples(llm: LLM, prompt: Prompt, options: dict[str, Any], *, as_json: bool) -> list[Completion]:
-    """Generate and write the samples to stdout: as text, streamed where there is one, or as JSON lines."""
-    run = llm.start(prompt, **options)
-    if as_json or options["num_samples"] > 1:
-        for completion in run.finish():
-            if as_json:
-                write_json(as_dict(completion))
-            else:
-                write_lines(completion.text or "")
-        return run.completions
-    for piece in run:
-        write_text(piece.text)
-    write_text("\n")
+def write_samples(
+    llm: LLM, prompt: Prompt, options: dict[str, Any], *, as_json: bool, keeper: Keeper | None = None
+) -> list[Completion]:
+    """Generate and write the samples to stdout: as text, streamed where there is one, or as JSON lines.
+
+    The prompt is kept when the first token has come, so that it is there whatever ends the text.
+    """
+    run, streamed = llm.start(prompt, **options), not as_json and options["num_samples"] == 1
+    for number, piece in enumerate(run):
+        if streamed:
+            write_text(piece.text)
+        if number == 0 and keeper is not None:
+            keeper.keep()
+    if streamed:
+        write_text("\n")
+    for completion in [] if streamed else run.completions:
+        if as_json:
+            write_json(as_dict(completion))
+        else:
+            write_lines(completion.text or "")
     return run.completions
 
 
 def as_dict(completion: Completion) -> dict[str, Any]:
     """What --json says of a sample; `tokens_per_second` is that of decoding, without the prompt."""
-    names = ("text", "token_ids", "finish_reason", "prompt_tokens", "seconds", "tokens_per_second")
+    names = ("text", "token_ids", "finish_reason", "prompt_tokens", "cached_tokens", "seconds", "tokens_per_second")
     told = {name: getattr(completion, name) for name in names}
     if completion.passes:
         names = ("proposed_tokens", "accepted_tokens", "passes", "speed_up")
@@ -147,12 +158,13 @@ def as_dict(completion: Completion) -> dict[str, Any]:
     return told
 
 
-def _report(completions: list[Completion], seed: int | None) -> None:
-    """On stderr: how long it took, the seed that repeats it, and what came of speculating."""
+def _report(completions: list[Completion], seed: int | None, *, reused: bool) -> None:
+    """On stderr: how long it took, what a prompt cache gave, the seed that repeats it, what came of speculating."""
     tokens = sum(len(one.token_ids) for one in completions)
     seconds = max(one.seconds for one in completions)
     speeds = [one.tokens_per_second for one in completions if one.tokens_per_second]
     parts = [f"{tokens} tokens in {seconds:.2f} s", f"prompt of {completions[0].prompt_tokens} tokens"]
+    parts += [f"{completions[0].cached_tokens} of them from the prompt cache"] if reused else []
     parts += [f"decoding {sum(speeds):.1f} tokens/s"] if speeds else []
     parts += [] if seed is None else [f"seed {seed}"]
     sys.stderr.write(", ".join(parts) + "\n")
