@@ -7,7 +7,9 @@ from llm_quant.canonical import Int4, Int8, round_int4, round_int8
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
 from llm_quant.native import KernelsError, choose, level, reason
-from llm_quant.quantize import GROUP_SIZE, SCHEMES, Scheme, accelerate, quantize
+from llm_quant.quantize import GROUP_SIZE, SCHEMES, Maker, Scheme, accelerate, plan, quantize
+from llm_quant.stacks import QuantizedStack, side_by_side
+from llm_quant.targets import LinearLike, Stacked, matrix_of, targets, weights_of
 
 __version__ = version("llm_quant")
 
@@ -20,13 +22,22 @@ __all__ = [
     "Int8",
     "KernelLinear",
     "KernelsError",
+    "LinearLike",
+    "Maker",
     "QuantizedLinear",
+    "QuantizedStack",
     "Scheme",
+    "Stacked",
     "accelerate",
     "choose",
     "level",
+    "matrix_of",
+    "plan",
     "quantize",
     "reason",
     "round_int4",
     "round_int8",
+    "side_by_side",
+    "targets",
+    "weights_of",
 ]

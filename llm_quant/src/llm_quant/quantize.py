@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_quant import bnb, native
 from llm_quant.canonical import round_int4, round_int8
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
+from llm_quant.stacks import QuantizedStack
+from llm_quant.targets import Stacked, matrix_of, targets, weights_of
 
 Scheme: TypeAlias = Literal["int8", "int4"] | bnb.Scheme
+Maker: TypeAlias = Callable[[nn.Module], nn.Module]
 SCHEMES: tuple[Scheme, ...] = ("int8", "int4", *bnb.SCHEMES)
 GROUP_SIZE = 64
 BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product; not measured on Arm
@@ -21,33 +24,57 @@ BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than tor
 def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE, skip: Iterable[str] = ()) -> nn.Module:
     """Replace each nn.Linear below `module` by a `QuantizedLinear` with the nearest weights, in place; gives `module`.
 
-    "int8" is symmetric with one scale a row, "int4" asymmetric with one scale for `group_size` inputs of a row. The
-    "bnb." ones are those of bitsandbytes (extra `bnb`) and become a `BnbLinear`; `group_size` doesn't apply. Layers
-    whose names match a pattern of `skip`, such as "end.*", stay as they are; so does an embedding, also where its
-    weight is shared with a head that is quantized. Each layer lets go of its own weight before the next one begins.
-    Raises ValueError for an unknown scheme, for inputs that are no whole groups, for weights on the meta device, and
-    for a "bnb." scheme without bitsandbytes.
+    "int8" is symmetric with one scale a row, "int4" asymmetric with one scale for `group_size` inputs of a row. So are
+    layers that say of themselves that they are linear (`LinearLike`) and stacks of matrices (`Stacked`); a subclass of
+    nn.Linear stays as it is. Layers whose names match a pattern of `skip`, such as "end.*", stay as they are; so does
+    an embedding, also where its weight is shared with a head that is quantized. Each layer lets go of its own weight
+    before the next one begins. The "bnb." schemes are those of bitsandbytes (extra `bnb`): an nn.Linear becomes a
+    `BnbLinear`, nothing else can, and `group_size` doesn't apply. Raises ValueError for an unknown scheme, for inputs
+    that are no whole groups, for weights on the meta device, and for a "bnb." scheme without bitsandbytes.
+    """
+    makers = plan(module, scheme, group_size=group_size, skip=skip)
+    for name in makers:
+        _require_weights(name, module.get_submodule(name))
+    for name, make in makers.items():
+        _replace(module, [name], make)
+    return module
+
+
+def plan(
+    module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE, skip: Iterable[str] = ()
+) -> dict[str, Maker]:
+    """What `quantize` does, to be done a layer at a time: layers' names -> what makes the quantized one of a layer.
+
+    `module` may be on the meta device; the layer that a maker is given must have its weights, in any floating dtype,
+    on the device where the quantized one is to be. Raises as `quantize` does.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r} of quantization; there are {', '.join(SCHEMES)}")
     if scheme in bnb.SCHEMES:
         bnb.require()
-    skip = tuple(skip)
-    chosen = [name for name, _ in _linears(module) if not any(fnmatchcase(name, pattern) for pattern in skip)]
-    for name in chosen:
-        _check(name, module.get_submodule(name), scheme, group_size)
-
+    patterns = tuple(skip)
+    chosen = {
+        name: layer
+        for name, layer in targets(module).items()
+        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    for name, layer in chosen.items():
+        for weight in weights_of(layer):
+            _check(name, weight, scheme, group_size)
+        if scheme in bnb.SCHEMES and not isinstance(layer, nn.Linear):
+            raise ValueError(
+                f"{name} is no nn.Linear, and {scheme} takes no other; choose int8 or int4, or leave it out with "
+                f"skip={name!r}"
+            )
+    if scheme in bnb.SCHEMES:
+        return dict.fromkeys(chosen, lambda layer: bnb.quantized(cast(nn.Linear, layer), cast(bnb.Scheme, scheme)))
     arena = Arena()
 
-    def quantized(layer: nn.Linear) -> nn.Module:
-        if scheme in bnb.SCHEMES:
-            return bnb.quantized(layer, scheme)
-        weight = layer.weight.detach()
-        rounded = round_int8(weight) if scheme == "int8" else round_int4(weight, group_size)
-        return QuantizedLinear(rounded, None if layer.bias is None else layer.bias.detach()).prepare(arena)
+    def rounded(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+        found = round_int8(weight) if scheme == "int8" else round_int4(weight, group_size)
+        return QuantizedLinear(found, bias).prepare(arena)
 
-    _replace(module, chosen, quantized)
-    return module
+    return dict.fromkeys(chosen, lambda layer: _quantized(layer, rounded))
 
 
 def accelerate(module: nn.Module) -> nn.Module:
@@ -57,16 +84,16 @@ def accelerate(module: nn.Module) -> nn.Module:
     """
     if native.level() not in BF16_LEVELS:
         return module
-    chosen = [name for name, layer in _linears(module) if type(layer) is nn.Linear and _is_bf16(layer)]
+    chosen = [name for name, layer in _linears(module) if _is_bf16(layer)]
     _replace(module, chosen, _with_kernels)
     return module
 
 
 def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(name, layer) for name, layer in module.named_modules() if type(layer) in (nn.Linear, KernelLinear)]
+    return [(name, layer) for name, layer in module.named_modules() if type(layer) is nn.Linear]
 
 
-def _replace(module: nn.Module, names: Iterable[str], make: Callable[[nn.Linear], nn.Module]) -> None:
+def _replace(module: nn.Module, names: Iterable[str], make: Callable[[Any], nn.Module]) -> None:
     for name in names:
         above, _, last = name.rpartition(".")
         parent = module.get_submodule(above)
@@ -74,16 +101,30 @@ def _replace(module: nn.Module, names: Iterable[str], make: Callable[[nn.Linear]
         setattr(parent, last, make(layer).train(layer.training))
 
 
-def _check(name: str, layer: nn.Module, scheme: Scheme, group_size: int) -> None:
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    if weight.is_meta:
+def _quantized(layer: nn.Module, rounded: Callable[..., nn.Module]) -> nn.Module:
+    """What takes the place of a layer, whose matrices are made one at a time."""
+    if isinstance(layer, Stacked):
+        return layer.with_stacks(
+            {
+                name: QuantizedStack(map(rounded, weight.detach()), out_features=weight.size(1))
+                for name, weight in layer.stacks().items()
+            }
+        )
+    bias = layer.bias
+    return rounded(matrix_of(layer).detach(), bias.detach() if isinstance(bias, Tensor) else None)
+
+
+def _require_weights(name: str, layer: nn.Module) -> None:
+    if any(weight.is_meta for weight in weights_of(layer)):
         raise ValueError(f"{name} has no weights yet (it is on the meta device); load them before they are quantized")
+
+
+def _check(name: str, weight: Tensor, scheme: Scheme, group_size: int) -> None:
     if not weight.is_floating_point():
         raise ValueError(f"{name} holds {weight.dtype}, which is quantized already")
-    if scheme == "int4" and (group_size < 2 or weight.size(1) % group_size):
+    if scheme == "int4" and (group_size < 2 or weight.size(-1) % group_size):
         raise ValueError(
-            f"{name} has {weight.size(1)} inputs, which are no whole groups of {group_size}; choose another "
+            f"{name} has {weight.size(-1)} inputs, which are no whole groups of {group_size}; choose another "
             f"group_size, or leave it out with skip={name!r}"
         )
 
