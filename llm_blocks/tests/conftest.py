@@ -7,8 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import llm_blocks
+from llm_blocks import Experts
 
 ENTRY_POINTS = """\
 [llm_blocks.architectures]
@@ -48,3 +51,25 @@ def folder(model: Any, tmp_path: Path) -> Path:
     """The Hugging Face folder of that toy."""
     llm_blocks.save(model, tmp_path / "saved")
     return tmp_path / "saved"
+
+
+@pytest.fixture
+def mixture(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The toy architecture with two experts after each layer's attention, all of them used."""
+
+    class Block(toy.Block):
+        def __init__(self, c: Any, layer: int) -> None:
+            super().__init__(c, layer)
+            self.experts = Experts(2, c.dim, 8)
+
+        def forward(self, x: Tensor, context: Any, plan: Any) -> Tensor:
+            x = super().forward(x, context, plan)
+            tokens = x.flatten(0, 1)
+            both = torch.arange(2).expand(tokens.size(0), 2)
+            return x + self.experts(tokens, torch.full(both.shape, 0.5), both).view_as(x)
+
+    names = {"layers.{i}.e.{e}." + n: "mid.{i}.experts.{e}." + n for n in ("gate.weight", "up.weight", "down.weight")}
+    stacked = {"layers.{i}.e.gate_up": "mid.{i}.experts.gate_up", "layers.{i}.e.down": "mid.{i}.experts.down"}
+    monkeypatch.setattr(toy, "Block", Block)
+    monkeypatch.setattr(toy, "NAMES", toy.NAMES | names | stacked)
+    return toy

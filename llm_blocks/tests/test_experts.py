@@ -105,28 +105,6 @@ def test_experts_of_more_bytes_than_can_be_counted_are_refused() -> None:
         Experts(2**14, 2**28, 2**28)
 
 
-@pytest.fixture
-def mixture(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The toy architecture with two experts after each layer's attention, all of them used."""
-
-    class Block(toy.Block):
-        def __init__(self, c: Any, layer: int) -> None:
-            super().__init__(c, layer)
-            self.experts = Experts(2, c.dim, 4)
-
-        def forward(self, x: Tensor, context: Any, plan: Any) -> Tensor:
-            x = super().forward(x, context, plan)
-            tokens = x.flatten(0, 1)
-            both = torch.arange(2).expand(tokens.size(0), 2)
-            return x + self.experts(tokens, torch.full(both.shape, 0.5), both).view_as(x)
-
-    names = {"layers.{i}.e.{e}." + n: "mid.{i}.experts.{e}." + n for n in ("gate.weight", "up.weight", "down.weight")}
-    stacked = {"layers.{i}.e.gate_up": "mid.{i}.experts.gate_up", "layers.{i}.e.down": "mid.{i}.experts.down"}
-    monkeypatch.setattr(toy, "Block", Block)
-    monkeypatch.setattr(toy, "NAMES", toy.NAMES | names | stacked)
-    return toy
-
-
 IDS = torch.tensor([[1, 2, 3, 4]])
 
 
@@ -134,7 +112,7 @@ def test_experts_are_saved_one_by_one_and_read_back_either_way(mixture: ModuleTy
     model = llm_blocks.new_model(mixture.Config(), std=0.3)
     llm_blocks.save(model, tmp_path / "saved")
     tensors = load_file(tmp_path / "saved" / "model.safetensors")
-    assert tensors["layers.2.e.1.up.weight"].shape == (4, 16)
+    assert tensors["layers.2.e.1.up.weight"].shape == (8, 16)
     assert not any(name.endswith("gate_up") for name in tensors)
     with torch.inference_mode():
         wanted = model(IDS)
@@ -172,11 +150,11 @@ def test_more_experts_than_tensors_are_refused_before_their_pieces_are_named(
     [
         (lambda t: {k: v for k, v in t.items() if "1.e.1.up" not in k}, r"lacks .*mid\.1\.experts\.1\.up\.weight"),
         (
-            lambda t: t | {"layers.0.e.0.down.weight": torch.zeros(3, 4)},
-            r"mid\.0\.experts\.0\.down\.weight\) has shape \(3, 4\), config\.json asks for \(16, 4\)",
+            lambda t: t | {"layers.0.e.0.down.weight": torch.zeros(3, 8)},
+            r"mid\.0\.experts\.0\.down\.weight\) has shape \(3, 8\), config\.json asks for \(16, 8\)",
         ),
-        (lambda t: t | {"layers.0.e.2.up.weight": torch.zeros(4, 16)}, r"holds .*mid\.0\.experts\.2\.up\.weight"),
-        (lambda t: t | {"layers.0.e.gate_up": torch.zeros(2, 8, 16)}, r"holds .*mid\.0\.experts\.\d\.\w+\.weight"),
+        (lambda t: t | {"layers.0.e.2.up.weight": torch.zeros(8, 16)}, r"holds .*mid\.0\.experts\.2\.up\.weight"),
+        (lambda t: t | {"layers.0.e.gate_up": torch.zeros(2, 16, 16)}, r"holds .*mid\.0\.experts\.\d\.\w+\.weight"),
     ],
     ids=["missing", "shape", "one too many", "both ways"],
 )

@@ -34,7 +34,7 @@ from llm_blocks.gguf import GgufForm, gguf_form, gguf_rope, gguf_sizes, inexpres
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import Checkpoint, fill, load, load_config, open_checkpoint, read_config
 from llm_blocks.meta import without_storage
-from llm_blocks.mlp import Experts, GatedMLP, gelu, gelu_tanh, silu_gate
+from llm_blocks.mlp import Experts, GatedMLP, QuantizedExperts, RouterLinear, gelu, gelu_tanh, silu_gate
 from llm_blocks.norm import LayerNorm, OffsetRMSNorm, RMSNorm
 from llm_blocks.plan import Plan, View, check_counts, plan_attention
 from llm_blocks.recorded import Recorded
@@ -66,10 +66,12 @@ __all__ = [
     "LayerNorm",
     "OffsetRMSNorm",
     "Plan",
+    "QuantizedExperts",
     "RMSNorm",
     "Recorded",
     "Rope",
     "RopeTable",
+    "RouterLinear",
     "ScaledEmbedding",
     "SoftcappedHead",
     "TokenEmbedding",

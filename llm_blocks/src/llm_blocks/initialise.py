@@ -10,6 +10,7 @@ from llm_blocks.architectures import find
 from llm_blocks.meta import without_storage
 from llm_blocks.norm import OffsetRMSNorm
 from llm_blocks.parameters import assign
+from llm_blocks.replacing import Replace, put_in, take_out
 from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec
 
@@ -22,11 +23,12 @@ def new_model(
     std: float = 0.02,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    replace: Replace | None = None,
 ) -> Any:
     """A trainable Model of this Config: norms 1, biases 0, the rest normal with deviation `std` (GPT-2's scheme).
 
     The same seed gives a layer the same weights whichever part it is built in. Drawn in fp32 on the CPU, so that
-    neither device nor dtype changes them beyond rounding.
+    neither device nor dtype changes them beyond rounding. `replace` is that of `llm_blocks.load`.
     """
     part, _ = part_layers(part, config.num_layers)
     with without_storage():
@@ -34,8 +36,8 @@ def new_model(
     shapes = dict(model.named_parameters(remove_duplicate=False))
     norms = {name: module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2]}
 
-    def make(names: list[str]) -> Tensor:
-        name, shape = names[0], shapes[names[0]].shape
+    def make(name: str) -> Tensor:
+        shape = shapes[name].shape
         if name.rpartition(".")[0] in norms:
             centred = name.endswith(".bias") or isinstance(norms[name.rpartition(".")[0]], OffsetRMSNorm)
             values = torch.zeros(shape) if centred else torch.ones(shape)
@@ -45,7 +47,10 @@ def new_model(
             values = _normal(name if not config.tie_embeddings else _tied(name), shape, std, seed)
         return values.to(device=device, dtype=torch.float32 if name.endswith(model.exact) else dtype)
 
-    assign(model, make, trainable=True)
+    makers = {} if replace is None else replace(model)
+    layers = take_out(model, makers)
+    assign(model, lambda names: make(names[0]), trainable=True)
+    put_in(model, layers, makers, make)
     return model
 
 

@@ -6,14 +6,15 @@ from types import ModuleType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 import llm_sepweight
 from llm_blocks.architectures import ArchitectureError, claimed_by, find, find_importer
-from llm_blocks.checking import EMBEDDING, HEAD, check, is_quantized, require_layers
+from llm_blocks.checking import EMBEDDING, HEAD, is_quantized, require_layers
 from llm_blocks.meta import without_storage
 from llm_blocks.names import decider, is_computed
-from llm_blocks.parameters import assign, pieces
+from llm_blocks.parameters import assign
+from llm_blocks.reading import Reader
+from llm_blocks.replacing import Replace, put_in, take_out
 from llm_blocks.slices import part_layers
 from llm_sepweight import PartSpec, Weights, WeightsError
 from llm_sepweight.unread import why_unread
@@ -148,13 +149,17 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
+    replace: Replace | None = None,
 ) -> Any:
     """The Model of the checkpoint folder `path`, or its `part` (e.g. "b 0-12"), in evaluation mode.
 
     The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
     dtype None means the checkpoint's own: the one that takes the most bytes. Layers that are stored as whole numbers
     become `llm_quant.QuantizedLinear` in the layout that is fastest on the device, those of bitsandbytes
-    `llm_quant.BnbLinear`; they can't be `trainable`. Raises
+    `llm_quant.BnbLinear`; they can't be `trainable`.
+
+    `replace` is given the model before anything is read, and names layers that are replaced as soon as their weights
+    are there: so a model is quantized layer by layer, and never whole in memory as it was (see `fill`). Raises
     ArchitectureError for an unknown model_type, ValueError for a config.json or a part that can't be honoured,
     WeightsError for a tensor that is missing, unexpected or of another shape than config.json says.
     """
@@ -167,7 +172,9 @@ def load(
         with without_storage():
             model = find(config.model_type).Model(config, part)
         if checkpoint.quantization is None:
-            fill(model, weights, device=device, dtype=dtype, trainable=trainable)
+            fill(model, weights, device=device, dtype=dtype, trainable=trainable, replace=replace)
+        elif replace is not None:
+            raise ValueError(f"{path}: its weights are quantized, so no layer of it is replaced; leave replace out")
         elif trainable:
             raise ValueError(f"{path}: its weights are quantized and can't be trained; load the unquantized checkpoint")
         else:
@@ -182,25 +189,20 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     trainable: bool = False,
+    replace: Replace | None = None,
 ) -> None:
-    """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read."""
-    sources = check(model, weights)
+    """Give a model built on the meta device its tensors of sectioned `weights`; all is checked before any is read.
+
+    The layers that `replace` names are read after all else, each when the one before it has been replaced. Their
+    matrices come as the file has them, in its dtype, which is what the layer's replacement is made of.
+    """
+    reader = Reader(model, weights, dtype=dtype or main_dtype(weights), device=device)
     if model.config.tie_embeddings and model.end is not None:
         check_tied(weights)
-    dtype = dtype or main_dtype(weights)
-    shapes = dict(model.named_parameters(remove_duplicate=False))
-
-    def read(names: list[str]) -> Tensor:
-        if names[0] not in sources:  # its pieces are read into it below
-            return torch.empty(shapes[names[0]].shape, dtype=dtype, device=device)
-        exact = names[0].endswith(model.exact)
-        return weights.read(sources[names[0]], dtype=torch.float32 if exact else dtype, device=device)
-
-    assign(model, read, trainable=trainable)
-    for parts in pieces(model).values():
-        for name, view in parts.items():
-            if name in sources:
-                weights.read(sources[name], out=view)
+    makers = {} if replace is None else replace(model)
+    layers = take_out(model, makers)
+    assign(model, lambda names: reader.read(names[0]), trainable=trainable)
+    put_in(model, layers, makers, reader.stored)
 
 
 def _fill_quantized(model: Any, checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype | None) -> None:
@@ -209,8 +211,9 @@ def _fill_quantized(model: Any, checkpoint: Checkpoint, device: torch.device | s
 
     form = checkpoint.quantization
     rest, layers = quantized.take_out(model, checkpoint.weights, form)
-    fill(model, rest, device=device, dtype=dtype or checkpoint.dtype)
-    quantized.put_in(model, layers, checkpoint.weights, form, device)
+    dtype = dtype or checkpoint.dtype
+    fill(model, rest, device=device, dtype=dtype)
+    quantized.put_in(model, layers, checkpoint.weights, form, device=device, dtype=dtype)
 
 
 def check_tied(weights: Weights) -> None:

@@ -1,13 +1,16 @@
-"""Feed-forward layers. Shapes: B batch, T time, N tokens, C width, E experts, I hidden width, A experts of a token."""
+"""Feed-forward layers.
 
-from collections.abc import Callable
+Shapes: B batch, T time, N tokens, C width, E experts, I hidden width, A experts of a token, M = N A rows.
+"""
+
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_quant import steps
+from llm_quant import QuantizedStack, Stacked, steps
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -50,7 +53,14 @@ class GatedMLP(nn.Module):
         return self.down(hidden)  # (B, T, C)
 
 
-class Experts(nn.Module):
+class RouterLinear(nn.Linear):
+    """The linear layer that scores experts, or weighs a shared one. Quantization leaves it as it is.
+
+    It has hardly any weights, and a rounding that turns its choice sends a token through other experts.
+    """
+
+
+class Experts(Stacked):
     """The gated MLPs of a mixture of experts, stacked: gate_up (E, 2 I, C), down (E, C, I) (arXiv 1701.06538).
 
     Tokens are sorted by expert and each expert that is used multiplies once, whatever their number: there is no loop
@@ -69,14 +79,17 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """The sum of weights (N, A) times the chosen (N, A) experts' outputs for each token of x (N, C): (N, C)."""
-        used = chosen.size(1)
-        experts, order = chosen.flatten().sort(stable=True)  # both (N A,)
-        number = torch.arange(self.down.size(0), device=x.device)
-        ends = torch.searchsorted(experts, number, right=True).to(torch.int32)  # of each expert's tokens
-        gate, up = _by_expert(x[order // used], self.gate_up, ends).chunk(2, dim=-1)  # (N A, I)
-        out = _by_expert(self.activation(gate) * up, self.down, ends)  # (N A, C)
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=x.device))
-        return (out[back].unflatten(0, (-1, used)) * weights[..., None]).sum(1).to(x.dtype)
+        return _mixed(x, weights, chosen, self.down.size(0), self._by_expert)
+
+    def _by_expert(self, rows: Tensor, ends: Tensor) -> Tensor:
+        gate, up = _by_expert(rows, self.gate_up, ends).chunk(2, dim=-1)  # (M, I)
+        return _by_expert(self.activation(gate) * up, self.down, ends)  # (M, C)
+
+    def stacks(self) -> dict[str, Tensor]:
+        return {"gate_up": self.gate_up, "down": self.down}
+
+    def with_stacks(self, stacks: Mapping[str, QuantizedStack]) -> nn.Module:
+        return QuantizedExperts(stacks["gate_up"], stacks["down"], activation=self.activation)
 
     def pieces(self) -> dict[str, list[tuple[str, Tensor]]]:
         """Each parameter's name -> the names of its pieces, as files with one expert after another have them.
@@ -96,6 +109,37 @@ class Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.down.size(0)} experts, {self.down.size(1)} -> {self.down.size(2)}"
+
+
+class QuantizedExperts(nn.Module):
+    """`Experts` whose matrices are whole numbers, each of which a token's rows read as they are."""
+
+    def __init__(self, gate_up: QuantizedStack, down: QuantizedStack, *, activation: Activation = F.silu) -> None:
+        super().__init__()
+        self.gate_up, self.down = gate_up, down
+        self.activation = activation
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """As that of `Experts`."""
+        return _mixed(x, weights, chosen, len(self.down.layers), self._by_expert)
+
+    def _by_expert(self, rows: Tensor, ends: Tensor) -> Tensor:
+        stops = ends.tolist()
+        gate, up = self.gate_up(rows, stops).chunk(2, dim=-1)  # (M, I)
+        return self.down(self.activation(gate) * up, stops)  # (M, C)
+
+
+def _mixed(
+    x: Tensor, weights: Tensor, chosen: Tensor, num: int, by_expert: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The forward of `num` experts: rows are sorted by expert, and (M, C) comes back from by_expert(rows, ends)."""
+    used = chosen.size(1)
+    experts, order = chosen.flatten().sort(stable=True)  # both (M,)
+    number = torch.arange(num, device=x.device)
+    ends = torch.searchsorted(experts, number, right=True).to(torch.int32)  # of each expert's tokens
+    out = by_expert(x[order // used], ends)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=x.device))
+    return (out[back].unflatten(0, (-1, used)) * weights[..., None]).sum(1).to(x.dtype)
 
 
 def _by_expert(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

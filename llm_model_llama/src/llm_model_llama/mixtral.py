@@ -22,6 +22,7 @@ from llm_blocks import (
     RMSNorm,
     Rope,
     RopeTable,
+    RouterLinear,
     TokenEmbedding,
     attend,
     merge_heads,
@@ -136,7 +137,7 @@ class MLP(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.per_token = config.experts_per_token
-        self.router = nn.Linear(config.dim, config.num_experts, bias=False)
+        self.router = RouterLinear(config.dim, config.num_experts, bias=False)
         self.experts = Experts(config.num_experts, config.dim, config.hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from llm_blocks import (
     RMSNorm,
     Rope,
     RopeTable,
+    RouterLinear,
     TokenEmbedding,
     attend,
     extended_length,
@@ -187,10 +188,10 @@ class MLP(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.per_token, self.normalize = config.experts_per_token, config.normalize_shares
-        self.router = nn.Linear(config.dim, config.num_experts, bias=False)
+        self.router = RouterLinear(config.dim, config.num_experts, bias=False)
         self.experts = Experts(config.num_experts, config.dim, config.expert_hidden_dim)
         self.shared = GatedMLP(config.dim, config.shared_hidden_dim)
-        self.shared_gate = nn.Linear(config.dim, 1, bias=False)
+        self.shared_gate = RouterLinear(config.dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, 1)  # (N, C)

@@ -23,6 +23,7 @@ from llm_blocks import (
     RMSNorm,
     Rope,
     RopeTable,
+    RouterLinear,
     TokenEmbedding,
     attend,
     merge_heads,
@@ -181,7 +182,7 @@ class MLP(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.per_token, self.normalize = config.experts_per_token, config.normalize_shares
-        self.router = nn.Linear(config.dim, config.num_experts, bias=False)
+        self.router = RouterLinear(config.dim, config.num_experts, bias=False)
         self.experts = Experts(config.num_experts, config.dim, config.expert_hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from llm_blocks import (
     split_heads,
 )
 from llm_model_neox.gelu import GELUS, require_gelu
+from llm_quant import LinearLike
 from llm_sepweight import PartSpec
 
 # Keys of published folders that change nothing in what the model computes, beyond those of every family.
@@ -119,7 +120,7 @@ class Config:
         }
 
 
-class Conv1D(nn.Module):
+class Conv1D(LinearLike):
     """A linear layer whose weight is (in, out), as in files of GPT-2, where it was written as a convolution."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -129,6 +130,9 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.T, self.bias)  # (B, T, in) -> (B, T, out)
+
+    def matrix(self) -> Tensor:
+        return self.weight.T
 
 
 class Embedding(nn.Module):

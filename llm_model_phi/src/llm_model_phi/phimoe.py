@@ -22,6 +22,7 @@ from llm_blocks import (
     Plan,
     Rope,
     RopeTable,
+    RouterLinear,
     TokenEmbedding,
     attend,
     merge_heads,
@@ -167,7 +168,7 @@ class MLP(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.jitter = config.router_jitter
-        self.router = nn.Linear(config.dim, config.num_experts, bias=False)
+        self.router = RouterLinear(config.dim, config.num_experts, bias=False)
         self.experts = Experts(config.num_experts, config.dim, config.hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:

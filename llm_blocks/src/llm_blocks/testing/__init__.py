@@ -17,6 +17,7 @@ from llm_blocks.testing.laws import (
     greedy,
 )
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
+from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.suite import suite
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_last_only",
     "check_logits",
     "check_meta_build",
+    "check_quantized",
     "check_rollback",
     "check_rows",
     "check_saved",

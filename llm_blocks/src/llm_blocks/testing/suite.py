@@ -12,6 +12,7 @@ from llm_blocks.architectures import find
 from llm_blocks.loading import load, read_config
 from llm_blocks.testing import laws, parity
 from llm_blocks.testing.family import Case, Family, stored_again
+from llm_blocks.testing.quantized import check_quantized
 
 HOSTILE: tuple[Any, ...] = (
     "__import__('os')",
@@ -67,6 +68,10 @@ def suite(family: Family) -> type:
             if request.node.callspec.params["case"] in family.no_laws:
                 pytest.skip(f"{family.why}")
             check_laws(case)
+
+        @pytest.mark.parametrize("scheme", ["int8", "int4"])
+        def test_quantized_weights_compute_what_they_stand_for(self, case: Case, scheme: Any) -> None:
+            check_quantized(case.model, case.ids(2, 24), scheme)
 
         def test_both_spellings_of_the_configuration_are_read(self, case: Case, tmp_path: Path) -> None:
             check_spellings(case, tmp_path)
