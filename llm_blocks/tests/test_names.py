@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_blocks.names import decider, from_hf_name, is_computed, to_hf_name
+from llm_blocks.names import decider, from_hf_name, is_computed, spellings, to_hf_name
 
 NAMES = {
     "model.embed.weight": "begin.embed.weight",
@@ -83,3 +83,10 @@ def test_layers_beyond_the_models_are_dropped_where_the_table_says_so() -> None:
             decide(name)
     with pytest.raises(ValueError, match="unknown tensor"):
         decider(NAMES, num_layers=3)("model.layers.3.eh_proj.weight")
+
+
+def test_every_spelling_of_a_name() -> None:
+    names = {"h.{i}.a.weight": "mid.{i}.x.weight", "other": "end.x", "g.{i}.b.weight": "mid.{i}.x.weight"}
+    for key in ("h.7.a.weight", "g.7.b.weight"):
+        assert spellings(names, key) == ["h.7.a.weight", "g.7.b.weight"]
+    assert spellings(names, "other") == ["other"]

@@ -157,8 +157,8 @@ def test_experts_are_counted_by_what_a_token_uses(tmp_path: Path, capsys: Any) -
     assert found["active_parameters"] == found["parameters"] - experts * 6 // 8
     assert found | {"sliding_window": 32, "windowed_layers": 2} == found
     attention = 2 * (16 * 16 * 2 + 8 * 16 * 2)
-    quantized = experts + attention + 2 * 8 * 16 + 32 * 16  # and routers and head
-    scales = 2 * 8 * (2 * 24 + 16) + 2 * (16 + 8 + 8 + 16) + 2 * 8 + 32
+    quantized = experts + attention + 32 * 16  # and head; routers stay
+    scales = 2 * 8 * (2 * 24 + 16) + 2 * (16 + 8 + 8 + 16) + 32
     assert found["memory"]["int8"]["weights"] == quantized + 2 * scales + 2 * (found["parameters"] - quantized)
     assert run(["info", str(tmp_path / "mixtral")]) == 0
     rows = {line.split("  ")[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line}

@@ -16,6 +16,15 @@ from llm_cli import LLM
 from llm_cli.app import run
 from llm_cli.quantizing import quantize
 
+SHAPE = {
+    "vocab_size": 99,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
 PROMPT = "Tell me a story about a fox."
 
 
@@ -70,19 +79,19 @@ def test_schemes_that_there_are_not(scheme: str, rule: str):
         LLM.load(distribute=None).distribute(quantize=scheme)
 
 
-def test_a_mixture_of_experts_is_refused():
-    mixtral = llm_blocks.find("mixtral")
-    sizes = {
-        "vocab_size": 99,
-        "dim": 16,
-        "hidden_dim": 24,
-        "num_layers": 1,
-        "max_positions": 64,
-        "rope": llm_blocks.Rope(),
-    }
-    heads = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "num_experts": 8, "experts_per_token": 2}
-    model = llm_blocks.new_model(mixtral.Config(**sizes, **heads))
-    with pytest.raises(ValueError, match="mixtral keeps most of its numbers outside of linear layers"):
+def test_a_model_in_bf16_can_be_quantized_later():
+    """Layers that read bf16 weights by the kernels were passed over, and the model stayed as it was without a word."""
+    llm = LLM.load(distribute=None)
+    llm.distribute(precision="bf16-true")
+    llm.distribute(precision="bf16-true", quantize="int8")
+    assert isinstance(llm.model.mid["0"].attention.q, llm_quant.QuantizedLinear)
+
+
+def test_what_keeps_its_numbers_elsewhere_is_refused():
+    model = llm_blocks.new_model(llm_blocks.find("llama").Config.from_hf(SHAPE))
+    for block in model.mid.values():
+        block.attention.q = torch.nn.Conv1d(99, 99, 9)
+    with pytest.raises(ValueError, match="llama keeps most of its numbers outside of linear layers and experts"):
         quantize(model, "int8")
 
 

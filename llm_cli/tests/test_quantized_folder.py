@@ -20,7 +20,6 @@ import llm_quant
 from llm_cli import LLM, app
 from llm_cli.checkpoints import open_checkpoint
 from llm_cli.quantized_folder import plan_folder, write_folder
-from llm_quant.formats import CompressedTensors
 
 PROMPT = "Once upon a time"
 IDS = torch.tensor([[1, 65, 66, 200, 7]])
@@ -185,37 +184,6 @@ def test_what_an_llm_of_it_refuses(int4: Path, tmp_path: Path) -> None:
         llm.save(tmp_path / "out")
     llm.distribute(precision="32-true", fixed_kv_cache_size=64)  # moving it is no rounding
     assert llm.generate(PROMPT, **GREEDY)
-
-
-def test_a_mixture_of_experts_is_refused(tmp_path: Path, capsys: Any) -> None:
-    mixtral = llm_blocks.find("mixtral")
-    sizes = {"vocab_size": 99, "dim": 16, "hidden_dim": 24, "num_layers": 1, "max_positions": 64}
-    heads = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "num_experts": 8, "experts_per_token": 2}
-    config = mixtral.Config(**sizes, **heads, rope=llm_blocks.Rope())
-    llm_blocks.save(llm_blocks.new_model(config), tmp_path / "moe")
-    assert app.run(["quantize", str(tmp_path / "moe"), "--to", "int8", "--out", str(tmp_path / "out")]) == 1
-    assert "mixtral keeps most of its numbers outside of linear layers" in capsys.readouterr().err
-    form = CompressedTensors(bits=8, group_size=None, symmetric=True)
-    tensors = load_file(tmp_path / "moe" / "model.safetensors")
-    expert = next(name for name in tensors if "experts.3" in name)
-    packed = form.encode(llm_quant.round_int8(tensors.pop(expert)))
-    tensors |= {expert.removesuffix("weight") + suffix: tensor for suffix, tensor in packed.items()}
-    raw = json.loads((tmp_path / "moe" / "config.json").read_text())
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "config.json").write_text(json.dumps(raw | {"quantization_config": form.to_hf([])}))
-    llm_blocks.saving.write_weights(
-        tmp_path / "new", {name: llm_blocks.saving.pending(tensor) for name, tensor in tensors.items()}
-    )
-    with pytest.raises(ValueError, match="an expert of a mixture; quantized experts are not read"):
-        llm_blocks.load(tmp_path / "new")
-
-
-def test_the_matrices_of_gpt2_are_refused(tmp_path: Path) -> None:
-    gpt2 = llm_blocks.find("gpt2")
-    config = gpt2.Config(vocab_size=64, dim=16, hidden_dim=32, num_layers=1, num_heads=2, max_positions=32)
-    llm_blocks.save(llm_blocks.new_model(config), tmp_path / "gpt2")
-    with pytest.raises(ValueError, match="gpt2 keeps most of its numbers outside of linear layers"):
-        plan_folder(open_checkpoint(tmp_path / "gpt2"), "int8")
 
 
 MEMORY = """

@@ -81,6 +81,12 @@ def to_hf_name(names: Names, sectioned: str) -> str:
     return _translate(reverse, sectioned, "the table of names doesn't have it")
 
 
+def spellings(names: Names, key: str) -> list[str]:
+    """All names that Hugging Face has for the tensor which it calls `key`, the one that we write first."""
+    ours = names[_pattern(key)]
+    return [_translate({ours: theirs}, from_hf_name(names, key), "") for theirs in names if names[theirs] == ours]
+
+
 def _is_beyond(names: Names, key: str, num_layers: int) -> bool:
     """Whether the table drops the layers from num_layers on, and the tensor is of one of them."""
     prefixes = (theirs.removesuffix("{beyond}.*") for theirs, ours in names.items() if theirs.endswith("{beyond}.*"))

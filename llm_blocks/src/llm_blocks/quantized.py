@@ -140,7 +140,8 @@ def _decoded(layer: StoredLayer, weights: Weights, form: Format) -> Layer:
 
 def _numbers(layer: Layer) -> Tensor:
     """The weight (N, K) in fp32, its columns in the order of the inputs."""
-    weight = layer.weight.dequantize()
+    linear = layer.linear()
+    weight = linear.weight.dequantize() if isinstance(linear, QuantizedLinear) else linear.dequantize()
     return weight if layer.order is None else torch.empty_like(weight).index_copy_(1, layer.order, weight)
 
 

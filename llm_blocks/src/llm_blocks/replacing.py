@@ -9,6 +9,9 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from llm_blocks.parameters import assign
+from llm_quant.memory import give_back
+
+SOME = 2**23  # bytes of weights, after which free memory goes back to the system
 
 Replace: TypeAlias = Callable[[nn.Module], Mapping[str, Callable[[nn.Module], nn.Module]]]
 """A model without weights -> its layers to replace by name, each with what makes the new one of the layer with weights.
@@ -35,11 +38,17 @@ def put_in(
 
     One layer at a time has its weights; `layers` is empty afterwards.
     """
+    freed = 0
     for path in list(layers):
         layer = layers.pop(path)
         assign(layer, lambda names, path=path: read(f"{path}.{names[0]}"), trainable=False)
+        freed += sum(parameter.nbytes for parameter in layer.parameters())
         put(model, path, makers[path](layer).train(model.training))
         del layer  # before the next one is read
+        if freed >= SOME:
+            give_back()
+            freed = 0
+    give_back()
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:

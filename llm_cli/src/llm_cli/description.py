@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import llm_blocks
 from llm_blocks.mlp import Experts
 from llm_cli.checkpoints import MOST_PARTS, Checkpoint, open_checkpoint
+from llm_cli.matrices import unquantized
 from llm_cli.source import TOKENIZER_FILES
 from llm_tokenizer import Tokenizer, TokenizerError
 
@@ -144,13 +145,15 @@ def _quantized_memory(found: Checkpoint) -> dict[str, dict[str, int]]:
 def _matrices(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
     """What a quantizer takes: each matrix or stack of matrices that multiplies, and how many outputs it has.
 
-    An embedding is looked up, and a head that shares its weight stays as that is. Norms are too small to matter.
+    An embedding is looked up, and a head that shares its weight stays as that is. So do routers. Norms are too small
+    to matter.
     """
+    kept = set(unquantized(model))
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for path, module in model.named_modules():
         bias = getattr(module, "bias", None)
         for name, weight in module.named_parameters(recurse=False):
-            if weight.dim() < 2 or id(weight) in tables or "norm" in f"{path}.{name}":
+            if weight.dim() < 2 or id(weight) in tables or path in kept or "norm" in f"{path}.{name}":
                 continue
             # A bias has a number for each output, also where the weight is stored transposed (GPT-2).
             yield weight, len(bias) if isinstance(bias, Tensor) else weight.numel() // weight.shape[-1]

@@ -77,8 +77,8 @@ class LLM:
         accelerator: "auto" takes cuda, else mps, else cpu. precision: "32-true", "bf16-true" or "16-true"; by default
         the checkpoint's own, except that a CPU runs half types in bfloat16 where it has instructions for that and
         else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
-        quantize: "int8" or "int4" rounds the linear layers' weights to whole numbers after they were read, "bnb.nf4",
-        "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq" and "bnb.int8" to bitsandbytes' formats, in every precision.
+        quantize: "int8" or "int4" rounds the weights of linear layers and experts to whole numbers as they are read,
+        "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq" and "bnb.int8" linear layers to bitsandbytes' formats.
         Raises ValueError for what this version doesn't have (generate_strategy, more than one device), and for
         another precision where the present one has rounded the weights.
         """

@@ -12,16 +12,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import llm_blocks
 import llm_quant
-from llm_blocks.names import to_hf_name
+from llm_blocks.names import spellings, to_hf_name
 from llm_blocks.saving import write_json, write_weights
 from llm_cli.checkpoints import HEAD, Checkpoint
 from llm_cli.config_json import hf_config
 from llm_cli.conversion import hf_tensors, new_folder
 from llm_cli.exporting import reported, write_ids
+from llm_cli.matrices import Matrix, matrices, unquantized
 from llm_cli.output import human_bytes
 from llm_cli.quantizing import check_scheme, group_size, require_linear
 from llm_quant.formats import CompressedTensors
@@ -32,12 +33,16 @@ SHARD_BYTES = 2 * 10**9  # the scales of a shard's layers wait in memory until i
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be quantized: `layers`, Hugging Face's names -> ours, and those that are `left` as they are."""
+    """What will be quantized: `layers`, Hugging Face's names -> ours, and those that are `left` as they are.
+
+    `matrices` has the shapes of the layers by our names.
+    """
 
     source: Checkpoint
     form: CompressedTensors
     layers: dict[str, str]
     left: tuple[str, ...]
+    matrices: dict[str, Matrix]
 
 
 def plan_folder(source: Checkpoint, scheme: str, *, group: int | None = None, skip: Collection[str] = ()) -> Plan:
@@ -52,9 +57,10 @@ def plan_folder(source: Checkpoint, scheme: str, *, group: int | None = None, sk
     model, config = source.skeleton, source.config
     require_linear(model)
     table = llm_blocks.find(config.model_type).NAMES
-    linear = {path: layer for path, layer in model.named_modules() if type(layer) is nn.Linear}
+    linear = matrices(model)
     names = {path: to_hf_name(table, f"{path}.weight").removesuffix(".weight") for path in linear}
-    skipped = _skipped(names, skip)
+    others = {path: to_hf_name(table, f"{path}.weight").removesuffix(".weight") for path in unquantized(model)}
+    skipped = _skipped(names, skip, others)
     if config.tie_embeddings:
         skipped.add(HEAD.removesuffix(".weight"))
     chosen = {names[path]: layer for path, layer in linear.items() if path not in skipped}
@@ -64,7 +70,8 @@ def plan_folder(source: Checkpoint, scheme: str, *, group: int | None = None, sk
         source=source,
         form=_form(scheme, group, group_size(model), chosen),
         layers={names[path]: path for path in linear if path not in skipped},
-        left=tuple(names[path] for path in linear if path in skipped),
+        left=(*(names[path] for path in linear if path in skipped), *others.values()),
+        matrices=linear,
     )
 
 
@@ -77,7 +84,7 @@ def write_folder(plan: Plan, destination: Path, *, wrote: Callable[[int], None] 
     """
     with new_folder(plan.source, destination, None) as new:
         write_weights(new.path, _tensors(plan, wrote), max_shard_bytes=SHARD_BYTES)
-        config = hf_config(plan.source) | {"quantization_config": plan.form.to_hf(list(plan.left))}
+        config = hf_config(plan.source) | {"quantization_config": plan.form.to_hf(_every_spelling(plan))}
         write_json(new.path / "config.json", config)
         write_ids(new, config)
 
@@ -98,12 +105,19 @@ def written_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _skipped(names: dict[str, str], skip: Collection[str]) -> set[str]:
-    """The paths of the layers that a pattern matches, by either name."""
+def _every_spelling(plan: Plan) -> list[str]:
+    """The layers that are left, by each name that a reader may have for them."""
+    table = llm_blocks.find(plan.source.config.model_type).NAMES
+    left = (spelling for name in plan.left for spelling in spellings(table, f"{name}.weight"))
+    return [name.removesuffix(".weight") for name in left]
+
+
+def _skipped(names: dict[str, str], skip: Collection[str], others: dict[str, str]) -> set[str]:
+    """The paths of the layers that a pattern matches, by either name; `others` stay in any case."""
     found: set[str] = set()
     for pattern in skip:
         matching = {path for path, name in names.items() if fnmatchcase(name, pattern) or fnmatchcase(path, pattern)}
-        if not matching:
+        if not matching and not any(fnmatchcase(name, pattern) for each in others.items() for name in each):
             raise ValueError(
                 f"no linear layer matches --skip {pattern!r}; their names are as {next(iter(names.values()))}"
             )
@@ -111,7 +125,7 @@ def _skipped(names: dict[str, str], skip: Collection[str]) -> set[str]:
     return found
 
 
-def _form(scheme: str, group: int | None, usual: int, layers: dict[str, nn.Linear]) -> CompressedTensors:
+def _form(scheme: str, group: int | None, usual: int, layers: dict[str, Matrix]) -> CompressedTensors:
     """How the layers will be stored. ValueError where their inputs are no whole groups."""
     if scheme == "int8":
         if group is not None:
@@ -134,26 +148,29 @@ def _tensors(plan: Plan, wrote: Callable[[int], None]) -> dict[str, Pending]:
     for name, tensor in hf_tensors(plan.source).items():
         layer = name.removesuffix(".weight")
         if layer in plan.layers and layer != name:
-            found |= _stored(plan, layer, stored[f"{plan.layers[layer]}.weight"], wrote)
+            found |= _stored(plan, layer, tensor, stored.get(f"{plan.layers[layer]}.weight"), wrote)
         else:
             found[name] = reported(tensor, wrote)
     return found
 
 
-def _stored(plan: Plan, layer: str, stored: str, wrote: Callable[[int], None]) -> dict[str, Pending]:
-    """The tensors of a layer, quantized; `stored` is the weight's name in the source."""
-    weights, form, prefix = plan.source.weights, plan.form, f"{layer}."
-    info, made = weights.info(stored), dict[str, Tensor]()
+def _stored(
+    plan: Plan, layer: str, tensor: Pending, stored: str | None, wrote: Callable[[int], None]
+) -> dict[str, Pending]:
+    """The tensors of a layer, quantized; `stored` is the weight's name in the source, None for a part of a stack."""
+    form, prefix, matrix = plan.form, f"{layer}.", plan.matrices[plan.layers[layer]]
+    made: dict[str, Tensor] = {}
 
     def read(suffix: str) -> Tensor:
         if suffix not in made:
             # in memory of its own: the pages of a mapped file would stay
-            weight = weights.read(stored, out=torch.empty(info.shape, dtype=info.dtype))
-            made.update(form.encode(_rounded(form, weight)))
-            wrote(info.nbytes)
+            own = None if stored is None else torch.empty(tensor.shape, dtype=tensor.dtype)
+            weight = tensor.read() if stored is None else plan.source.weights.read(stored, out=own)
+            made.update(form.encode(_rounded(form, matrix.of(weight))))
+            wrote(tensor.nbytes)
         return made.pop(suffix)
 
-    n, k = info.shape
+    n, k = matrix.out_features, matrix.in_features
     found: dict[str, Pending] = {}
     for suffix, entry in form.entries(n, k).items():
         dtype = _dtype(form, suffix)

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 import llm_quant
+from llm_blocks.replacing import Replace
 from llm_cli.errors import suggestion
+from llm_cli.matrices import matrices, numbers
 from llm_cli.output import write_notice
 
 COVERED = 0.9  # of the numbers that multiply, which have to be in layers that can be quantized
@@ -29,16 +31,26 @@ def quantize(model: Any, scheme: str) -> None:
     llm_quant.quantize(model, cast(llm_quant.Scheme, scheme), group_size=group_size(model))
 
 
+def while_read(scheme: str | None) -> Replace | None:
+    """The same for a model that is being read, layer by layer (`replace` of `llm_blocks.load`); None for no scheme."""
+
+    def plan(model: Any) -> dict[str, llm_quant.Maker]:
+        require_linear(model)
+        return llm_quant.plan(model, cast(llm_quant.Scheme, scheme), group_size=group_size(model))
+
+    return None if scheme is None else plan
+
+
 def require_linear(model: Any) -> None:
-    """ValueError unless most of a model's numbers are in linear layers; those of a mixture of experts are not."""
-    inside = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    """ValueError unless most of a model's numbers are in layers that can be quantized."""
+    inside = numbers(matrices(model))
     embeddings = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Embedding))
     total = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
     tied = embeddings if model.config.tie_embeddings else 0
     if inside < COVERED * (total - embeddings + tied):
         raise ValueError(
-            f"{model.config.model_type} keeps most of its numbers outside of linear layers, as in stacked experts, "
-            "which this version doesn't quantize; run it as it is"
+            f"{model.config.model_type} keeps most of its numbers outside of linear layers and experts, which this "
+            "version doesn't quantize; run it as it is"
         )
 
 
@@ -76,6 +88,6 @@ def tell_lost(llm: Any) -> None:
 
 def group_size(model: Any) -> int:
     """The usual groups, or the largest smaller ones that divide the inputs of every layer (tiny models)."""
-    widths = {layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)}
+    widths = {matrix.in_features for matrix in matrices(model).values()}
     sizes = (llm_quant.GROUP_SIZE, 32, 16, 8)
     return next((size for size in sizes if all(width % size == 0 for width in widths)), sizes[-1])

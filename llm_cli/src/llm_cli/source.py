@@ -11,7 +11,7 @@ from llm_blocks.loading import load_config, open_checkpoint
 from llm_cli import models
 from llm_cli.errors import suggestion
 from llm_cli.placement import Placement
-from llm_cli.quantizing import finish, is_quantized, quantize
+from llm_cli.quantizing import finish, is_quantized, quantize, while_read
 from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer.bin")
@@ -33,16 +33,15 @@ class Source:
             return checkpoint.dtype
 
     def build(self, placement: Placement) -> Any:
-        """The model on its device, in evaluation mode."""
+        """The model on its device, in evaluation mode; a quantized one is rounded layer by layer as it is read."""
         where: dict[str, Any] = {"device": placement.device, "dtype": placement.dtype}
+        where["replace"] = while_read(placement.quantize)
         if placement.quantize is not None:
             self._require_unquantized()
         if self.path is not None:
             model = llm_blocks.load(self.path, **where)
         else:
             model = llm_blocks.new_model(self.config, seed=self.seed, **where).eval()
-        if placement.quantize is not None:
-            quantize(model, placement.quantize)
         finish(model, placement.dtype)
         return model
 

@@ -30,7 +30,7 @@ def quantize(
     ] = None,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a folder whose linear layers are whole numbers, which generate and chat load, and print that folder.
+    """Write a folder whose linear layers and experts are whole numbers, which generate and chat load, and print it.
 
     Its form is compressed-tensors', pack-quantized, which others read too.
     MODEL may be a Hugging Face or sepweight folder, a folder of Meta's
