@@ -107,7 +107,8 @@ def _add(args: Any, kwargs: Any, y: Tensor) -> Operation | None:
     a, b = args
     if not isinstance(b, Tensor) or not _alike(a, b, y):
         return None
-    return _of(operations.ADD, (a, b), y, float(kwargs.get("alpha", 1)))
+    factor = torch.tensor(kwargs.get("alpha", 1), dtype=y.dtype)  # so torch rounds it, and no other factor
+    return _of(operations.ADD, (a, b), y, factor.item())
 
 
 def _multiply(args: Any, kwargs: Any, y: Tensor) -> Operation | None:

@@ -11,6 +11,15 @@ static inline float at(const void *x, int64_t index, int type) {
     return type == FLOAT32 ? ((const float *)x)[index] : from_bf16(((const uint16_t *)x)[index]);
 }
 
+/* a * b + c; rounded once in fp32 where the processor can, as torch's kernels do. */
+static inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* LAYER_NORM: size M C; in x, weight or null, bias or null; number eps. Everything is fp32 until the end. */
 static inline void layer_norm(const Op *op, int64_t row) {
     int64_t c = op->size[1], from = row * c;
@@ -80,22 +89,13 @@ static inline void elementwise(const Op *op, int64_t from, int64_t to) {
     int type = op->type;
     float by = op->number[0];
     if (op->code == ADD)
-        for (int64_t i = from; i < to; i++) put(op->out[0], i, at(a, i, type) + by * at(b, i, type), type);
+        for (int64_t i = from; i < to; i++) put(op->out[0], i, multiply_add(at(b, i, type), by, at(a, i, type)), type);
     else if (op->code == MULTIPLY)
         for (int64_t i = from; i < to; i++) put(op->out[0], i, at(a, i, type) * at(b, i, type), type);
     else if (op->code == SCALE)
         for (int64_t i = from; i < to; i++) put(op->out[0], i, at(a, i, type) * by, type);
     else
         for (int64_t i = from; i < to; i++) put(op->out[0], i, at(a, i, type) / by, type);
-}
-
-/* a * b + c; rounded once in fp32 where the processor can, as torch's kernels do. */
-static inline float multiply_add(float a, float b, float c) {
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
-    return fmaf(a, b, c);
-#else
-    return a * b + c;
-#endif
 }
 
 /* ROTATE: size B*T H D R T, how many rows of angles there are, T or B*T, and how far positions and heads of x are apart;
