@@ -3,7 +3,11 @@
 from importlib.metadata import version
 
 from llm_quant.bnb import BnbLinear
+from llm_quant.calibrate import METHODS, LayerError, Method, calibrate
 from llm_quant.canonical import Int4, Int8, round_int4, round_int8
+from llm_quant.clipping import clip_int4
+from llm_quant.gptq import gptq
+from llm_quant.hessian import Hessian
 from llm_quant.linear import KernelLinear, QuantizedLinear
 from llm_quant.memory import Arena
 from llm_quant.native import KernelsError, choose, level, reason
@@ -15,21 +19,28 @@ __version__ = version("llm_quant")
 
 __all__ = [
     "GROUP_SIZE",
+    "METHODS",
     "SCHEMES",
     "Arena",
     "BnbLinear",
+    "Hessian",
     "Int4",
     "Int8",
     "KernelLinear",
     "KernelsError",
+    "LayerError",
     "LinearLike",
     "Maker",
+    "Method",
     "QuantizedLinear",
     "QuantizedStack",
     "Scheme",
     "Stacked",
     "accelerate",
+    "calibrate",
     "choose",
+    "clip_int4",
+    "gptq",
     "level",
     "matrix_of",
     "plan",

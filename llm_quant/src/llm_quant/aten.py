@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_quant.canonical import Int4, Int8, Quantized
+from llm_quant.canonical import Int8, Quantized, rows_of
 
 ROWS = 512  # of weights that are dequantized at a time where torch has no operator for them
 
@@ -37,6 +37,6 @@ def _by_rows(x: Tensor, weight: Quantized) -> Tensor:
         if isinstance(weight, Int8):
             part: Quantized = Int8(value=weight.value[rows], scale=weight.scale[rows])
         else:
-            part = Int4(value=weight.value[rows], scale=weight.scale[rows], zero=weight.zero[rows])
+            part = rows_of(weight, rows)
         parts.append(F.linear(x, part.dequantize(x.dtype)))
     return torch.cat(parts, dim=1)

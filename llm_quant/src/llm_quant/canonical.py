@@ -61,7 +61,7 @@ PIECE = 2**24  # numbers that are rounded at a time, which takes several times t
 
 def round_int8(weight: Tensor) -> Int8:
     """The nearest int8 of a weight (N, K): the largest of each row becomes 127."""
-    parts = [_round_int8(rows.float()) for rows in _pieces(weight)]
+    parts = [_round_int8(rows.float()) for rows in row_pieces(weight)]
     return Int8(value=torch.cat([part.value for part in parts]), scale=torch.cat([part.scale for part in parts]))
 
 
@@ -77,23 +77,50 @@ def round_int4(weight: Tensor, group: int, *, dtype: torch.dtype = torch.bfloat1
     0 stays 0. `dtype` is that of the scales, which are rounded before the weights are. ValueError for columns that
     aren't whole groups.
     """
-    if weight.size(1) % group:
+    require_groups(weight, group)
+    return stack_int4([_round_int4(rows.float(), group, dtype) for rows in row_pieces(weight)])
+
+
+def require_groups(weight: Tensor, group: int) -> None:
+    """ValueError for columns that aren't whole groups."""
+    if group < 1 or weight.size(1) % group:
         raise ValueError(f"{weight.size(1)} columns are no whole groups of {group}; choose another group_size")
-    parts = [_round_int4(rows.float(), group, dtype) for rows in _pieces(weight)]
+
+
+def rows_of(weight: Int4, rows: slice) -> Int4:
+    """Some rows of a weight."""
+    return Int4(value=weight.value[rows], scale=weight.scale[rows], zero=weight.zero[rows])
+
+
+def stack_int4(parts: Sequence[Int4]) -> Int4:
+    """The rows of several weights as one."""
     value, scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("value", "scale", "zero"))
     return Int4(value=value, scale=scale, zero=zero)
 
 
 def _round_int4(weight: Tensor, group: int, dtype: torch.dtype) -> Int4:
     grouped = weight.unflatten(1, (-1, group))  # (N, G, group)
-    least, most = grouped.amin(dim=2).clamp(max=0), grouped.amax(dim=2).clamp(min=0)
+    scale, zero = int4_grid(grouped, dtype)
+    value = int4_values(grouped, scale, zero).flatten(1)
+    return Int4(value=pack_nibbles(value.to(torch.uint8)), scale=scale, zero=zero.to(torch.uint8))
+
+
+def int4_grid(grouped: Tensor, dtype: torch.dtype, *, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The scale in `dtype` and the zero, both (N, G), of weights (N, G, group) fp32.
+
+    What lies beyond `share` of the least and the largest of a group will be clipped.
+    """
+    least, most = share * grouped.amin(dim=2).clamp(max=0), share * grouped.amax(dim=2).clamp(min=0)
     scale = ((most - least) / 15).clamp(min=torch.finfo(dtype).tiny).to(dtype)
-    zero = (-least / scale.float()).round_().clamp_(0, 15)
-    value = (grouped / scale.float()[:, :, None] + zero[:, :, None]).round_().clamp_(0, 15)
-    return Int4(value=pack_nibbles(value.flatten(1).to(torch.uint8)), scale=scale, zero=zero.to(torch.uint8))
+    return scale, (-least / scale.float()).round_().clamp_(0, 15)
 
 
-def _pieces(weight: Tensor) -> Sequence[Tensor]:
+def int4_values(grouped: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """The nearest numbers of 0 to 15, in fp32, of weights (N, G, group) on the grid of `int4_grid`."""
+    return (grouped / scale.float()[:, :, None] + zero[:, :, None]).round_().clamp_(0, 15)
+
+
+def row_pieces(weight: Tensor) -> Sequence[Tensor]:
     """Some rows of a weight at a time."""
     return weight.split(max(1, PIECE // max(1, weight.size(1))))
 

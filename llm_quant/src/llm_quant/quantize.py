@@ -34,9 +34,9 @@ def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE,
     """
     makers = plan(module, scheme, group_size=group_size, skip=skip)
     for name in makers:
-        _require_weights(name, module.get_submodule(name))
+        require_weights(name, module.get_submodule(name))
     for name, make in makers.items():
-        _replace(module, [name], make)
+        replace(module, [name], make)
     return module
 
 
@@ -48,6 +48,20 @@ def plan(
     `module` may be on the meta device; the layer that a maker is given must have its weights, in any floating dtype,
     on the device where the quantized one is to be. Raises as `quantize` does.
     """
+    chosen = choose_layers(module, scheme, group_size, skip)
+    if scheme in bnb.SCHEMES:
+        return dict.fromkeys(chosen, lambda layer: bnb.quantized(cast(nn.Linear, layer), cast(bnb.Scheme, scheme)))
+    arena = Arena()
+
+    def rounded(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+        found = round_int8(weight) if scheme == "int8" else round_int4(weight, group_size)
+        return QuantizedLinear(found, bias).prepare(arena)
+
+    return dict.fromkeys(chosen, lambda layer: _quantized(layer, rounded))
+
+
+def choose_layers(module: nn.Module, scheme: Scheme, group_size: int, skip: Iterable[str]) -> dict[str, nn.Module]:
+    """The layers that `quantize` takes, by name; ValueError as there, before any is touched."""
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r} of quantization; there are {', '.join(SCHEMES)}")
     if scheme in bnb.SCHEMES:
@@ -66,15 +80,7 @@ def plan(
                 f"{name} is no nn.Linear, and {scheme} takes no other; choose int8 or int4, or leave it out with "
                 f"skip={name!r}"
             )
-    if scheme in bnb.SCHEMES:
-        return dict.fromkeys(chosen, lambda layer: bnb.quantized(cast(nn.Linear, layer), cast(bnb.Scheme, scheme)))
-    arena = Arena()
-
-    def rounded(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
-        found = round_int8(weight) if scheme == "int8" else round_int4(weight, group_size)
-        return QuantizedLinear(found, bias).prepare(arena)
-
-    return dict.fromkeys(chosen, lambda layer: _quantized(layer, rounded))
+    return chosen
 
 
 def accelerate(module: nn.Module) -> nn.Module:
@@ -85,7 +91,7 @@ def accelerate(module: nn.Module) -> nn.Module:
     if native.level() not in BF16_LEVELS:
         return module
     chosen = [name for name, layer in _linears(module) if _is_bf16(layer)]
-    _replace(module, chosen, _with_kernels)
+    replace(module, chosen, _with_kernels)
     return module
 
 
@@ -93,7 +99,8 @@ def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, layer) for name, layer in module.named_modules() if type(layer) is nn.Linear]
 
 
-def _replace(module: nn.Module, names: Iterable[str], make: Callable[[Any], nn.Module]) -> None:
+def replace(module: nn.Module, names: Iterable[str], make: Callable[[Any], nn.Module]) -> None:
+    """Put what `make` gives in the place of each named layer, one at a time."""
     for name in names:
         above, _, last = name.rpartition(".")
         parent = module.get_submodule(above)
@@ -114,7 +121,8 @@ def _quantized(layer: nn.Module, rounded: Callable[..., nn.Module]) -> nn.Module
     return rounded(matrix_of(layer).detach(), bias.detach() if isinstance(bias, Tensor) else None)
 
 
-def _require_weights(name: str, layer: nn.Module) -> None:
+def require_weights(name: str, layer: nn.Module) -> None:
+    """ValueError for a layer on the meta device."""
     if any(weight.is_meta for weight in weights_of(layer)):
         raise ValueError(f"{name} has no weights yet (it is on the meta device); load them before they are quantized")
 
