@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ import llm_blocks
 import llm_quant
 from llm_blocks.names import spellings, to_hf_name
 from llm_blocks.saving import write_json, write_weights
+from llm_cli.calibrating import Calibration
 from llm_cli.checkpoints import HEAD, Checkpoint
 from llm_cli.config_json import hf_config
 from llm_cli.conversion import hf_tensors, new_folder
@@ -28,6 +31,7 @@ from llm_cli.quantizing import check_scheme, group_size, require_linear
 from llm_quant.formats import CompressedTensors
 from llm_sepweight.stored import Pending
 
+Wrote: TypeAlias = Callable[[int], None]
 SHARD_BYTES = 2 * 10**9  # the scales of a shard's layers wait in memory until its whole numbers are written
 
 
@@ -75,15 +79,23 @@ def plan_folder(source: Checkpoint, scheme: str, *, group: int | None = None, sk
     )
 
 
-def write_folder(plan: Plan, destination: Path, *, wrote: Callable[[int], None] = lambda nbytes: None) -> None:
+def write_folder(
+    plan: Plan,
+    destination: Path,
+    *,
+    wrote: Wrote = lambda nbytes: None,
+    calibration: Calibration | None = None,
+) -> None:
     """Write the new folder `destination`; it appears when it is complete, or not at all.
 
-    A layer is in memory at a time, with the scales of those before it. `wrote` is told the bytes of the source's
-    tensors as they are read. Raises WeightsError where the destination is taken or the source is damaged as far as its
-    checksums tell.
+    A layer is in memory at a time, with the scales of those before it, and what `calibration` holds where the layers
+    come from one. `wrote` is told the bytes of the source's tensors as they are read. Raises WeightsError where the
+    destination is taken or the source is damaged as far as its checksums tell.
     """
     with new_folder(plan.source, destination, None) as new:
-        write_weights(new.path, _tensors(plan, wrote), max_shard_bytes=SHARD_BYTES)
+        write_weights(new.path, _tensors(plan, wrote, calibration), max_shard_bytes=SHARD_BYTES)
+        if calibration is not None:
+            calibration.finish()
         config = hf_config(plan.source) | {"quantization_config": plan.form.to_hf(_every_spelling(plan))}
         write_json(new.path / "config.json", config)
         write_ids(new, config)
@@ -142,32 +154,34 @@ def _form(scheme: str, group: int | None, usual: int, layers: dict[str, Matrix])
     return form
 
 
-def _tensors(plan: Plan, wrote: Callable[[int], None]) -> dict[str, Pending]:
+def _tensors(plan: Plan, wrote: Wrote, calibration: Calibration | None) -> dict[str, Pending]:
     """Each tensor of the new folder by its name there."""
     stored, found = plan.source.names(), dict[str, Pending]()
     for name, tensor in hf_tensors(plan.source).items():
         layer = name.removesuffix(".weight")
         if layer in plan.layers and layer != name:
-            found |= _stored(plan, layer, tensor, stored.get(f"{plan.layers[layer]}.weight"), wrote)
+            path = plan.layers[layer]
+            if calibration is not None and path in calibration.layers:
+                found |= _stored(plan, layer, tensor.nbytes, partial(calibration.take, path), wrote)
+            else:
+                nearest = partial(_nearest, plan, path, tensor, stored.get(f"{path}.weight"))
+                found |= _stored(plan, layer, tensor.nbytes, nearest, wrote)
         else:
             found[name] = reported(tensor, wrote)
     return found
 
 
 def _stored(
-    plan: Plan, layer: str, tensor: Pending, stored: str | None, wrote: Callable[[int], None]
+    plan: Plan, layer: str, nbytes: int, quantized: Callable[[], llm_quant.Int8 | llm_quant.Int4], wrote: Wrote
 ) -> dict[str, Pending]:
-    """The tensors of a layer, quantized; `stored` is the weight's name in the source, None for a part of a stack."""
+    """The tensors of a layer, which `quantized` gives, of a weight that takes `nbytes` in the source."""
     form, prefix, matrix = plan.form, f"{layer}.", plan.matrices[plan.layers[layer]]
     made: dict[str, Tensor] = {}
 
     def read(suffix: str) -> Tensor:
         if suffix not in made:
-            # in memory of its own: the pages of a mapped file would stay
-            own = None if stored is None else torch.empty(tensor.shape, dtype=tensor.dtype)
-            weight = tensor.read() if stored is None else plan.source.weights.read(stored, out=own)
-            made.update(form.encode(_rounded(form, matrix.of(weight))))
-            wrote(tensor.nbytes)
+            made.update(form.encode(quantized()))
+            wrote(nbytes)
         return made.pop(suffix)
 
     n, k = matrix.out_features, matrix.in_features
@@ -180,10 +194,15 @@ def _stored(
     return found
 
 
-def _rounded(form: CompressedTensors, weight: Tensor) -> llm_quant.Int8 | llm_quant.Int4:
-    if form.group_size is None:
-        return llm_quant.round_int8(weight)
-    return llm_quant.round_int4(weight, form.group_size)
+def _nearest(plan: Plan, path: str, tensor: Pending, stored: str | None) -> llm_quant.Int8 | llm_quant.Int4:
+    """A layer rounded to the nearest; `stored` is the weight's name in the source, None for a part of a stack."""
+    # in memory of its own: the pages of a mapped file would stay
+    own = None if stored is None else torch.empty(tensor.shape, dtype=tensor.dtype)
+    weight = tensor.read() if stored is None else plan.source.weights.read(stored, out=own)
+    matrix = plan.matrices[path].of(weight)
+    if plan.form.group_size is None:
+        return llm_quant.round_int8(matrix)
+    return llm_quant.round_int4(matrix, plan.form.group_size)
 
 
 def _dtype(form: CompressedTensors, suffix: str) -> torch.dtype:

@@ -28,6 +28,23 @@ def quantize(
         list[str] | None,
         Parameter(help="Layers to leave as they are, as in lm_head or '*.down_proj'; may be repeated."),
     ] = None,
+    calibrate: Annotated[
+        Path | None, Parameter(help="A text file of the kind that the model is to write; int4 is fitted to it.")
+    ] = None,
+    method: Annotated[
+        Literal["gptq", "awq"] | None,
+        Parameter(help="With --calibrate: gptq (the default) loses least, awq only clips groups and is faster."),
+    ] = None,
+    samples: Annotated[
+        int | None, Parameter(help="With --calibrate: pieces of the text to take, 128 by default.")
+    ] = None,
+    length: Annotated[
+        int | None, Parameter(help="With --calibrate: tokens of a piece, by default 512 or the model's context.")
+    ] = None,
+    report: Annotated[
+        str | None,
+        Parameter(help="With --calibrate: a file to make, or - for stdout, with errors and perplexity by layer."),
+    ] = None,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
 ) -> None:
     """Write a folder whose linear layers and experts are whole numbers, which generate and chat load, and print it.
@@ -36,8 +53,10 @@ def quantize(
     MODEL may be a Hugging Face or sepweight folder, a folder of Meta's
     consolidated.*.pth, or a llama2.c .bin file; it is read layer by layer.
     OUT appears when it is complete; nothing that exists is overwritten.
+    With --calibrate each layer is fitted to what the quantized ones before it
+    give for the text, which takes a few passes of the model over it.
     """
-    from llm_cli import models
+    from llm_cli import calibration_command, models
     from llm_cli.checkpoints import open_checkpoint
     from llm_cli.progress import byte_bar
     from llm_cli.quantized_folder import plan_folder, told, write_folder, written_bytes
@@ -47,9 +66,15 @@ def quantize(
     require_linear(source.skeleton)
     with usage():
         plan = plan_folder(source, to, group=group_size, skip=skip or ())
+        asked = calibration_command.Asked(
+            file=calibrate, method=method, samples=samples, length=length, report=report, json=json
+        )
+        asked.check(plan)
+    calibration = asked.calibration(plan)
     with byte_bar(f"quantizing to {out}", source.nbytes()) as wrote:
-        write_folder(plan, out, wrote=wrote)
-    sys.stderr.writelines(f"{line}\n" for line in told(plan, out))
+        write_folder(plan, out, wrote=wrote, calibration=calibration)
+    sys.stderr.writelines(f"{line}\n" for line in told(plan, out) + asked.told(calibration))
+    asked.write_report(plan, calibration)
     if json:
         return write_json(
             {
@@ -61,6 +86,7 @@ def quantize(
                 "left": list(plan.left),
                 "bytes_before": source.nbytes(),
                 "bytes": written_bytes(out),
+                "calibration": asked.in_json(plan, calibration),
             }
         )
     return write_lines(str(out))
