@@ -34,6 +34,7 @@ class Config:
     vocab_size: int = 23
     num_layers: int = 3
     num_kv_heads: int = 2
+    max_positions: int = 256
     rope: Rope = field(default_factory=Rope)
     tie_embeddings: bool = False
 

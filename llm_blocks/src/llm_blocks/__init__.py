@@ -20,6 +20,7 @@ from llm_blocks.attention import (
     split_heads,
 )
 from llm_blocks.cache import KVCache
+from llm_blocks.compiled import CompiledDecoder, CompileError, require_compiler
 from llm_blocks.config import (
     INERT_KEYS,
     ConfigKeys,
@@ -55,6 +56,8 @@ __all__ = [
     "ArchitectureError",
     "CacheShape",
     "Checkpoint",
+    "CompileError",
+    "CompiledDecoder",
     "ConfigKeys",
     "Decoder",
     "Experts",
@@ -108,6 +111,7 @@ __all__ = [
     "part_layers",
     "plan_attention",
     "read_config",
+    "require_compiler",
     "require_experts",
     "require_heads",
     "require_input",

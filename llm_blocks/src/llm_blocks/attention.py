@@ -29,7 +29,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: flo
     groups = heads // k.size(1)
     if time == 1:  # the queries that share a kv head become its time axis: one product reads each key once
         folded = q.reshape(batch, -1, groups, dim)
-        folded = F.scaled_dot_product_attention(folded, k, v, attn_mask=view.mask, scale=scale)
+        if view.spelled_out:
+            folded = _spelled_out(folded, k, v, view, dim**-0.5 if scale is None else scale)
+        else:
+            folded = F.scaled_dot_product_attention(folded, k, v, attn_mask=view.mask, scale=scale)
         return folded.reshape(batch, heads, 1, -1)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=view.mask, is_causal=view.causal, scale=scale, enable_gqa=groups > 1
@@ -112,6 +115,17 @@ def _step(q: Tensor, view: View | StepView, scale: float, **more: Any) -> Tensor
     if view.kept is None:
         return None
     return steps.attend(q, view.kept, view.starts, view.ends, scale=scale, window=view.window, **more)
+
+
+def _spelled_out(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor:
+    """Attention of queries (B, K, G, D) to keys (B, K, S, D) as sums of products, which a compiler shares out by key.
+
+    A kernel for attention would give the few heads of one position to as few processors of a GPU.
+    """
+    scores = (q[:, :, :, None].float() * k[:, :, None].float()).sum(-1) * scale  # (B, K, G, S)
+    if view.mask is not None:
+        scores = scores.masked_fill(~view.mask, float("-inf"))
+    return (scores.softmax(-1)[..., None] * v[:, :, None].float()).sum(-2).to(v.dtype)
 
 
 def _products(q: Tensor, k: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class View:
     causal: bool
     alone: bool
     kept: ClassVar[None] = None
+    spelled_out: ClassVar[bool] = False  # whether attention is better written in products and sums
 
     @cached_property
     def keys(self) -> Tensor:

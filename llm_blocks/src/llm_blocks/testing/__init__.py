@@ -13,6 +13,7 @@ from llm_blocks.testing.laws import (
     check_rollback,
     check_rows,
     check_slices,
+    check_static,
     close,
     greedy,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "check_saved",
     "check_slices",
     "check_stacked",
+    "check_static",
     "close",
     "greedy",
     "suite",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from llm_blocks.compiled import CompiledDecoder
 from llm_blocks.first_layers import first_layers
 from llm_blocks.parameters import shared_names
 
@@ -106,6 +107,31 @@ def check_last_only(make: Make, rows: Sequence[Sequence[int]]) -> None:
     assert last.shape == (len(rows), 1, whole.size(2)), f"last_only gives {tuple(last.shape)}"
     for b, count in enumerate(counts):
         close(last[b, 0], whole[b, count - 1], f"last_only of row {b}")
+
+
+@torch.inference_mode()
+def check_static(make: Make, rows: Sequence[Sequence[int]], more: Tensor) -> None:
+    """The step that is compiled = the plain one: ids `more` (B, 9) after prompts of unequal lengths, some rows waiting.
+
+    What `torch.compile` would compile runs as it is written. A row is rolled back on the way.
+    """
+    model = make("f")
+    decoder, counts = CompiledDecoder(model, compiler=lambda function: function), [len(row) for row in rows]
+    length = max(counts) + more.size(1)
+    caches = decoder.new_cache(len(rows), length), model.new_cache(len(rows), length)
+    for cache in caches:
+        cache.aims[:] = [length] * len(rows)
+        model(_padded(rows), cache, counts=counts)
+    for number, ids in enumerate(more.split([1, 3, 1, 2, 2], dim=1)):
+        real = [ids.size(1) - (number + row) % 3 if number else 1 for row in range(len(rows))]
+        real = [max(0, count) for count in real]
+        found, wanted = (each(ids, cache, counts=real) for each, cache in zip((decoder, model), caches, strict=True))
+        for row, count in enumerate(real):
+            close(found[row, :count], wanted[row, :count], f"row {row} of the static step {number}")
+        assert caches[0].lengths == caches[1].lengths, f"the cache counts {caches[0].lengths}"
+        for cache in caches:
+            cache.lengths[0] -= number % 2
+    assert decoder.graphs, "no step was static"
 
 
 @torch.inference_mode()

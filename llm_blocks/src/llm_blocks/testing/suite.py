@@ -137,6 +137,7 @@ def check_laws(case: Case) -> None:
     laws.check_rows(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 9)])
     laws.check_rollback(make, case.ids(2, 8), case.ids(2, 3), [2, 0])
     laws.check_last_only(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 6)])
+    laws.check_static(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 6)], case.ids(3, 9))
     laws.check_meta_build(make, "b 0-1", case.ids(1, 5))
     laws.check_meta_build(make, "f", case.ids(1, 5))
 
