@@ -25,7 +25,8 @@ class Generation:
 
     `continued` says that the prompts are beginnings of the texts that are generated. `completions` has what there is so
     far: prompt by prompt, and sample by sample of each. What can be wrong with
-    prompts and options raises ValueError here, before any work. `draft` is the draft model of speculative decoding.
+    prompts and options raises ValueError here, before any work. `draft` is the draft model of speculative decoding,
+    `step` what is called in place of the model to read and to decode.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Generation:
         fixed_length: int | None = None,
         cache: PromptCache | None = None,
         draft: Any = None,
+        step: Any = None,
     ) -> None:
         check_prompts(prompts, vocab_size=model.config.vocab_size, limit=limit)
         if options.stop_texts and tokenizer is None:
@@ -59,7 +61,8 @@ class Generation:
             for ids in prompts
             for _ in range(options.num_samples)
         ]
-        feeder = Feeder(model, prompts, self._rows, limit=limit, fixed_length=fixed_length, cache=cache)
+        caller = model if step is None else step
+        feeder = Feeder(caller, prompts, self._rows, limit=limit, fixed_length=fixed_length, cache=cache)
         self._speculation: SpeculativeReport | None = None
         followed = cache if options.num_samples == 1 else None
         self._steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=followed))

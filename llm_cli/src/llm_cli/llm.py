@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, Unpack, overload
 import torch
 from torch import Tensor
 
+from llm_blocks import CompiledDecoder
 from llm_cli import belonging
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
@@ -28,6 +29,7 @@ class LLM:
         self._model: Any = None
         self._placement: Placement | None = None
         self._draft: LLM | None = None
+        self._compiled: CompiledDecoder | None = None
 
     def __repr__(self) -> str:
         path = "random weights" if self._source.path is None else repr(str(self._source.path))
@@ -97,7 +99,7 @@ class LLM:
         else:
             check_change(stored, self._placement, placement)
             change(self._model, self._placement, placement)
-        self._placement = placement
+        self._placement, self._compiled = placement, None
         if self._draft is not None:
             self._draft.distribute(accelerator, devices, precision_of(placement.dtype))
 
@@ -161,20 +163,28 @@ class LLM:
         check_keywords(options)
         rest: dict[str, Any] = dict(options)
         sys_prompt, raw, cache = rest.pop("sys_prompt", None), rest.pop("raw", False), rest.pop("cache", None)
+        wanted = Options(logprobs=logprobs, num_samples=num_samples, **rest)
         each = as_list(prompt)[0]
         prompts = [self.encode(one, sys_prompt=sys_prompt, raw=raw) for one in each]
         fixed = self._placement is not None and self._placement.fixed_kv_cache_size is not None
         return Generation(
             self.model,
             prompts,
-            Options(logprobs=logprobs, num_samples=num_samples, **rest),
+            wanted,
             tokenizer=self._tokenizer,
             continued=is_continued(each[0], self._tokenizer, raw=raw),  # a list holds prompts of one kind
             limit=self.context_length,
             fixed_length=self.context_length if fixed else None,
             cache=cache,
-            draft=None if self._draft is None else self._draft.model,
+            draft=None if self._draft is None else self._draft._caller(wanted) or self._draft.model,
+            step=self._caller(wanted),
         )
+
+    def _caller(self, options: Options) -> CompiledDecoder | None:
+        """The model with compiled steps, kept for later calls; None where the options don't ask for it."""
+        if options.compile and self._compiled is None:
+            self._compiled = CompiledDecoder(self.model)
+        return self._compiled if options.compile else None
 
     def complete(
         self,
@@ -262,7 +272,7 @@ class LLM:
         list, and so does num_samples=n, prompt by prompt. The other options are the fields of `options.Options`:
         max_new_tokens (50), temperature (1.0; 0 is greedy), top_k, top_p, min_p, typical_p, repetition_penalty,
         presence_penalty, frequency_penalty, logit_bias, min_new_tokens, stop, ignore_eos, seed, speculative,
-        speculative_tokens, speculative_layers.
+        speculative_tokens, speculative_layers, compile.
         """
         several = as_list(prompt)[1] or num_samples is not None
         if not return_as_token_ids and logprobs is None and self._tokenizer is None:

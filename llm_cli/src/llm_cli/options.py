@@ -35,6 +35,7 @@ class SamplingOptions(TypedDict, total=False):
     speculative: Speculative | None
     speculative_tokens: int
     speculative_layers: int | None
+    compile: bool
 
 
 class GenerateOptions(SamplingOptions, total=False):
@@ -78,6 +79,8 @@ class Options:
     "draft" the draft model that was loaded, "self" the model's first `speculative_layers` (by default a quarter of
     them); None is "draft" where there is a draft model, else "off". The text is the same in any case. About
     `speculative_tokens` are proposed at a time: more where they are right, none where they aren't.
+
+    `compile` has torch.compile make one function of each step, which takes from seconds to minutes the first time.
     """
 
     max_new_tokens: int = 50
@@ -97,6 +100,7 @@ class Options:
     speculative: Speculative | None = None
     speculative_tokens: int = 4
     speculative_layers: int | None = None
+    compile: bool = False
     num_samples: int = 1
     logprobs: int | None = None
 
@@ -105,6 +109,8 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1 up, not {value!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, not {self.compile!r}")
         if self.num_samples > MOST_SAMPLES:  # each takes a row of the batch, with a cache of its own
             raise ValueError(f"num_samples must be at most {MOST_SAMPLES}, not {self.num_samples}; call again for more")
         if any(stop == "" or not isinstance(stop, str | int) for stop in self.stops):

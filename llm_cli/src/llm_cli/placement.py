@@ -84,6 +84,11 @@ def settle_threads(model: nn.Module) -> None:
         torch.set_num_threads(1)
 
 
+def default_device() -> torch.device:
+    """Where a model goes unless something else is said."""
+    return _device("auto")
+
+
 def check_change(stored: torch.dtype, now: Placement | None, wanted: Placement) -> None:
     """Raise ValueError where a model would get weights that the rounding when it was read has made pointless."""
     if now is not None and now.quantize not in (None, wanted.quantize):

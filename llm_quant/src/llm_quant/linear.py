@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_quant import aten, blocks, native, operations, ops
+from llm_quant import aten, blocks, native, operations, ops, tiles
 from llm_quant.blocks import Blocks
 from llm_quant.canonical import Int4, Int8, Quantized
 from llm_quant.memory import Arena
@@ -24,13 +24,14 @@ class QuantizedLinear(nn.Module):
 
     With `order` (K,) the columns of W belong to the inputs `order`, in which some files have them sorted by group.
 
-    The weight is kept in one layout: canonical, or in blocks for the kernels of the CPU (`prepare`). `canonical` gives
-    it back unchanged from either. Gradients reach x, never the weight.
+    The weight is kept in one layout: canonical, in blocks for the kernels of the CPU, or in tiles for torch's int4
+    product on CUDA (`prepare`). `weight` gives it back unchanged from each. Gradients reach x, never the weight.
     """
 
     value: Tensor
     scale: Tensor
     zero: Tensor | None
+    tile_scales: Tensor | None
     bias: Tensor | None
     order: Tensor | None
 
@@ -42,6 +43,7 @@ class QuantizedLinear(nn.Module):
         self.blocks: Blocks | None = None
         for name in _NAMES:
             self.register_buffer(name, getattr(weight, name, None))
+        self.register_buffer("tile_scales", None, persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.register_buffer("order", order)
 
@@ -50,6 +52,10 @@ class QuantizedLinear(nn.Module):
         """The canonical weight; computed where it lies in blocks."""
         if self.blocks is not None:
             return blocks.from_blocks(self.blocks)
+        if self.tile_scales is not None:
+            assert self.zero is not None
+            value = tiles.from_tiles(self.value, self.out_features, self.in_features, self.group_size)
+            return Int4(value=value, scale=self.scale, zero=self.zero)
         if self.zero is None:
             return Int8(value=self.value, scale=self.scale)
         return Int4(value=self.value, scale=self.scale, zero=self.zero)
@@ -62,11 +68,13 @@ class QuantizedLinear(nn.Module):
         weight = self.weight
         if self.value.device.type == "cpu" and native.level() is not None and blocks.fits(weight):
             self._keep(blocks.to_blocks(weight, arena))
+        elif isinstance(weight, Int4) and self.tile_scales is None and tiles.usable(weight):
+            self.value, self.tile_scales = tiles.to_tiles(weight.value), tiles.scales_and_zeros(weight)
         return self
 
     def unprepare(self) -> Self:
         """Put the weight into the canonical layout, in which it may be moved to another device."""
-        weight, self.blocks = self.weight, None
+        weight, self.blocks, self.tile_scales = self.weight, None, None
         for name in _NAMES:
             setattr(self, name, getattr(weight, name, None))
         return self
@@ -83,11 +91,14 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         group = f", group_size={self.group_size}" if self.kind == "int4" else ""
-        layout = "blocks" if self.blocks else "canonical"
+        layout = "blocks" if self.blocks else "canonical" if self.tile_scales is None else "tiles"
         bias = self.bias is not None
         return f"{self.in_features}, {self.out_features}, bias={bias}, {self.kind}{group}, {layout}"
 
     def _product(self, x: Tensor) -> Tensor:
+        if self.tile_scales is not None:
+            y = tiles.linear(x, self.value, self.tile_scales, self.group_size)
+            return y if self.bias is None else y + self.bias.to(y.dtype)
         if self.blocks is None:
             return aten.linear(x, self.weight, self.bias)
         taken = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
@@ -99,11 +110,11 @@ class QuantizedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move the tensors and never convert them, whatever `module.to(dtype)` asks of the others."""
-        packed = self.blocks
-        if packed is not None:
+        prepared = self.blocks is not None or self.tile_scales is not None
+        if prepared:
             self.unprepare()
         moved = super()._apply(bits_kept(fn), recurse)
-        return moved.prepare() if packed is not None else moved
+        return moved.prepare() if prepared else moved
 
 
 class KernelLinear(nn.Linear):

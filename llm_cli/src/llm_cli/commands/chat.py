@@ -13,6 +13,7 @@ from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, PromptCacheFile
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
+    Compile,
     Model,
     Precision,
     Quantize,
@@ -44,12 +45,14 @@ def chat(
     prompt_file: PromptCacheFile = NO_PROMPT_CACHE,
     precision: Precision = None,
     quantize: Quantize = None,
+    compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
     access_token: AccessToken = None,
 ) -> None:
     """Talk with a model: it remembers the turns, and /help lists commands. Ctrl-C stops an answer, Ctrl-D leaves."""
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **sampling.given()}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **sampling.given(), "compile": compile}
+    from llm_cli import compiling
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.chat import ChatSession
     from llm_cli.llm import LLM
@@ -61,6 +64,8 @@ def chat(
         settings |= speculation.given()
         Options(**settings)
     keeper = prompt_file.keeper()
+    if compile:
+        compiling.begin()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)

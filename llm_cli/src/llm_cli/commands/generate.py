@@ -13,6 +13,7 @@ from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, Keeper, PromptCacheFi
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
+    Compile,
     Model,
     Precision,
     Quantize,
@@ -54,6 +55,7 @@ def generate(
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
     quantize: Quantize = None,
+    compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
     logprobs: Annotated[
@@ -64,7 +66,8 @@ def generate(
     """Continue a prompt. The text alone goes to stdout, as it comes where there is one sample."""
     options: dict[str, Any] = {"seed": secrets.randbits(31), **sampling.given(), "num_samples": num_samples}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ignore_eos": ignore_eos}
-    options |= {"logprobs": logprobs}
+    options |= {"logprobs": logprobs, "compile": compile}
+    from llm_cli import compiling
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
@@ -82,6 +85,8 @@ def generate(
         if raw and sys_prompt is not None:
             raise ValueError("--raw leaves out the chat template that --sys_prompt needs; give one of them")
     keeper = prompt_file.keeper()
+    if compile:
+        compiling.begin()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)

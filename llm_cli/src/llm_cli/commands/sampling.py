@@ -15,6 +15,9 @@ Quantize = Annotated[
     Literal["int8", "int4", "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"] | None,
     Parameter(help="Round the weights of linear layers when they have been read; the bnb ones need bitsandbytes."),
 ]
+Compile = Annotated[
+    bool, Parameter(help="Compile the decoding step, which takes a while the first time and is kept for later runs.")
+]
 Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
 SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
 TokenizerDir = Annotated[
