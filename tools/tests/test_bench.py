@@ -249,3 +249,64 @@ def test_a_tiny_model_goes_through_ours_and_transformers(tmp_path: Path) -> None
     rows = [line for line in done.stdout.splitlines() if line.startswith("| transformers | fp32 |")]
     assert len(rows) == 2
     assert [line for line in done.stdout.splitlines() if "4 of 4 first tokens as ours bf16" in line]
+
+
+@pytest.mark.slow
+def test_the_gpu_table_on_a_cpu() -> None:
+    """Every line is there, with numbers; what it says of speed means nothing here."""
+    options = ["--device", "cpu", "--shape", "tiny", "--draft", "tiny", "--compiler", "none", "--rounds", "1"]
+    command = [sys.executable, BENCH / "gpu.py", *options, "--prompt", "20", "--new", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:2] == "| "]
+    lines = [("baseline", "bf16"), ("ours", "bf16"), ("baseline", "int8"), ("ours", "int8"), ("baseline", "int4")]
+    assert [tuple(row[:2]) for row in rows[1:]] == [*lines, ("ours", "int4")]
+    assert all(float(row[3].split("–")[0].replace(",", "")) > 0 and float(row[7]) > 0 for row in rows[1:])
+    assert "of the proposals are right" in done.stdout
+    assert "left out" not in done.stdout
+
+
+def test_the_gpu_table_names_what_there_was_no_time_for() -> None:
+    options = ["--device", "cpu", "--shape", "tiny", "--draft", "", "--compiler", "none", "--precision", "int8"]
+    command = [sys.executable, BENCH / "gpu.py", *options, "--budget", "-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "left out: baseline int8: no time was left" in done.stdout
+    assert "left out: ours int8: no time was left" in done.stdout
+
+
+def test_the_baseline_on_a_gpu_is_a_llama() -> None:
+    """It leaves nothing out: with the same weights it gives the project's logits."""
+    script = """
+import torch, gpu, gpu_systems
+from plain_llama import PlainLlama
+from shapes import SHAPES
+cpu = torch.device("cpu")
+ours, plain = gpu_systems.random_model("tiny", cpu), PlainLlama(SHAPES["tiny"], 64, "bf16", cpu, gpu.THETA)
+plain.table, plain.head.weight = ours.begin.embed.weight.data, ours.end.head.weight.data
+for a, b in zip(ours.mid.values(), plain.layers):
+    b.qkv.weight = torch.cat([each.weight.data for each in (a.attention.q, a.attention.k, a.attention.v)])
+    b.out.weight = a.attention.o.weight.data
+    b.gate.weight, b.up.weight, b.down.weight = (each.weight.data for each in (a.mlp.gate, a.mlp.up, a.mlp.down))
+ours.float(), plain.float()
+ids = torch.randint(0, 4096, (12,))
+wanted = ours(ids[None])[0]
+with torch.inference_mode():
+    found = [plain(ids[:10], torch.arange(10)), *(plain(ids[i : i + 1], torch.tensor([i])) for i in (10, 11))]
+torch.testing.assert_close(torch.stack(found), wanted[9:], rtol=1e-4, atol=1e-5)
+print(plain.bytes_read() - sum(p.nbytes for n, p in ours.named_parameters() if not n.startswith("begin")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=BENCH, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 0
+
+
+def test_packages_that_are_not_installed_are_used_in_place(tmp_path: Path) -> None:
+    """As on a machine without pip: the interpreter sees all that is installed here but the family."""
+    site = Path(find_spec("torch").origin).parents[1]  # type: ignore[union-attr, arg-type]
+    for entry in site.iterdir():
+        if not entry.name.startswith(("llm_", "_editable", "__editable")) and entry.suffix != ".pth":
+            (tmp_path / entry.name).symlink_to(entry)
+    script = "import in_place; in_place.use(); import llm_blocks; print(llm_blocks.find('llama').__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, cwd=BENCH, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("llm_model_llama.llama\n", "")

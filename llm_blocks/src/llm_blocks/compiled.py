@@ -139,7 +139,11 @@ class CompiledDecoder:
         taken = [[min(t, max(count, 1) - 1) for t in range(time)] for count in counts]
         ids.copy_(x if time == 1 else x.gather(1, torch.tensor(taken, device=x.device)))
         rows = zip(starts, counts, taken, strict=True)
-        positions.copy_(torch.tensor([[start + t if count else -1 for t in each] for start, count, each in rows]))
+        values = [[start + t if count else -1 for t in each] for start, count, each in rows]
+        if time == 1 and len({value for each in values for value in each}) == 1:
+            positions.fill_(values[0][0])
+        else:
+            positions.copy_(torch.tensor(values), non_blocking=True)  # without waiting for the step before
         return ids, positions
 
     def _storage(self, cache: KVCache, slots: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -194,7 +198,7 @@ def _stay(tensors: list[Tensor]) -> None:
     """Promise a recorded graph that these are where they were: it reads and writes them there, without copies."""
     if tensors[0].device.type == "cuda":
         for each in tensors:
-            torch._dynamo.mark_static_address(each)
+            torch._dynamo.mark_static_address(each, guard=False)
 
 
 def _power(length: int) -> int:

@@ -160,14 +160,6 @@ class Decoder(nn.Module, ABC):
         """The first half of a forward: the plan of its positions, hidden states (B, T, C), and the context."""
         require_input(x, begin=self.begin is not None, dim=self.config.dim)
         plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device, layers=self.windows)
-        x = self.hidden(x, plan)
-        plan.commit()
-        if self.end is None:
-            return x
-        return self.end(last_real(x, counts) if last_only else x)  # (B, T, C) -> (B, T, V)
-
-    def hidden(self, x: Tensor, plan: Plan) -> Tensor:
-        """The hidden states (B, T, C) after the layers, whose keys and values the plan remembers."""
         if self.begin is not None:
             x = self.begin(x, plan)  # (B, T) -> (B, T, C)
         return plan, x, self.context(plan, x.dtype)
@@ -178,7 +170,10 @@ class Decoder(nn.Module, ABC):
         """The second half, of what `enter` gave: all blocks, and the end where the part has it."""
         for block in self.mid.values():
             x = block(x, context, plan)
-        return x
+        plan.commit()
+        if self.end is None:
+            return x
+        return self.end(last_real(x, counts) if last_only else x)  # (B, T, C) -> (B, T, V)
 
     def new_cache(
         self, batch: int, length: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None

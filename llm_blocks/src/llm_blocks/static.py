@@ -25,6 +25,7 @@ class StaticView:
     spelled_out: bool
     causal: bool = False
     alone: bool = False
+    kept: None = None
 
     def visible(self, times: slice = slice(None)) -> Tensor:
         """The mask of these of the queries."""
@@ -54,6 +55,9 @@ class StaticPlan:
         self._rows = torch.arange(positions.size(0), device=positions.device)[:, None]
         self._store, self._windows, self._beyond = store, windows, beyond
         self._views: dict[tuple[int | None, int], StaticView] = {}
+
+    def commit(self) -> None:
+        """The caller counts the positions in."""
 
     def rope_table(self, rope: Rope, head_dim: int, *, dtype: torch.dtype = torch.float32) -> RopeTable:
         """As `Plan.rope_table`."""
@@ -94,5 +98,7 @@ def static_forward(
     """What `model(x, cache)` gives for x (B, T) at positions (B, T) and the storage of its layers, in their order."""
     store = dict(zip(model.windows, zip(keys, values, strict=True), strict=True))
     plan = StaticPlan(positions, store, model.windows, beyond=beyond)
-    x = model.hidden(x, cast(Plan, plan))  # whose every use in a model and in attention it answers
-    return x if model.end is None else model.end(x)
+    known = cast(Plan, plan)  # whose every use in a model and in attention it answers
+    if model.begin is not None:
+        x = model.begin(x, known)
+    return model.leave(x, model.context(known, x.dtype), known)
