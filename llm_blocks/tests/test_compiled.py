@@ -151,3 +151,18 @@ def test_a_step_that_torch_cannot_compile_says_so(model: Any) -> None:
     decoder = CompiledDecoder(model, compiler=TRACED)
     with pytest.raises(CompileError, match="can't compile a step of this model"):
         decoder(torch.tensor([[1]]), decoder.new_cache(1, 4))
+
+
+@torch.inference_mode()
+def test_models_in_turn_keep_their_graphs(toy: Any) -> None:
+    """As a draft and its model are called; two of one shape are not taken for one another."""
+    models = [llm_blocks.new_model(toy.Config(), std=0.3, seed=seed).eval() for seed in (1, 2)]
+    decoders = [CompiledDecoder(model, compiler=TRACED) for model in models]
+    caches, ids = [each.new_cache(1, 30) for each in decoders], torch.randint(0, 23, (1, 30))
+    found = [[each(ids[:, :1], cache)] for each, cache in zip(decoders, caches, strict=True)]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for step in ids[:, 1:].split(1, dim=1):
+            for logits, each, cache in zip(found, decoders, caches, strict=True):
+                logits.append(each(step, cache))
+    for model, logits in zip(models, found, strict=True):
+        torch.testing.assert_close(torch.cat(logits, dim=1), model(ids), rtol=1e-4, atol=1e-5)

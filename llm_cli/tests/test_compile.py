@@ -102,6 +102,22 @@ def test_without_a_compiler_the_command_says_so(monkeypatch: pytest.MonkeyPatch,
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("named", [None, "elsewhere"])
+def test_what_is_compiled_is_kept_in_the_users_own_cache(named: str | None, tmp_path: Path) -> None:
+    """It went to torch's default in /tmp, which torch chose while the compiler was looked for."""
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path)}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / named)} if named else {}
+    script = (
+        "from llm_cli import compiling; compiling.begin()\nfrom torch._inductor.runtime import cache_dir_utils as c"
+    )
+    command = [sys.executable, "-c", f"{script}\nprint(c.cache_dir())"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    wanted = tmp_path / (named or "llm_cli/compiled")
+    assert done.stdout.strip() == str(wanted)
+    assert str(wanted) in done.stderr
+
+
 SCRIPT = """
 import json, sys
 import torch

@@ -1,7 +1,7 @@
 """Decoding on a GPU, as gpt-fast's table has it: bf16, int8, int4 and speculative, in bytes beside a measured copy.
 
     python tools/bench/gpu.py [--shape llama-3-8b] [--precision bf16,int8,int4] [--prompt 128] [--new 200] [--rounds 3]
-        [--draft llama-3.2-1b] [--tokens 5] [--budget 540] [--device cuda] [--compiler inductor]
+        [--draft llama-3.2-1b] [--tokens 5] [--budget 400] [--device cuda] [--compiler inductor]
 
 Needs torch alone, on CUDA with Triton, and this checkout, which need not be installed. Weights are random, made on the
 device. The project (its static step, compiled, recorded as a CUDA graph) and the baseline (plain_llama.py, compiled
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--rounds", type=int, default=3)
     it.add_argument("--draft", choices=[*SHAPES, ""], default="llama-3.2-1b", help="shape; empty leaves it out")
     it.add_argument("--tokens", type=int, default=5, help="proposals of a round")
-    it.add_argument("--budget", type=float, default=540, help="seconds after which nothing new is begun")
+    it.add_argument("--budget", type=float, default=400, help="seconds after which nothing new is begun")
     it.add_argument("--device", default="cuda")
     it.add_argument("--compiler", choices=["inductor", "none"], default="inductor")
     return it

@@ -14,6 +14,7 @@ from common import Figures
 from gpu import SLOTS, THETA, copy_rate, timed
 from plain_llama import GROUP, PlainLlama
 from shapes import SHAPES
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import llm_blocks
 import llm_quant
@@ -85,7 +86,8 @@ class Plain:
         def decode() -> None:
             for _ in range(new):
                 at.add_(1)
-                last.append(self.step(last.pop(), at).clone())
+                with sdpa_kernel(SDPBackend.MATH):  # of which the compiler makes its own kernels, as gpt-fast found
+                    last.append(self.step(last.pop(), at).clone())
 
         return prefill, timed(self.device, decode)
 

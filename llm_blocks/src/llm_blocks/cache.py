@@ -1,6 +1,7 @@
 """The keys and values that a model has seen. Shapes: B batch, K kv heads, S slots, D head size, T time."""
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -197,6 +198,15 @@ class KVCache:
         self._tops[:] = [n for n in other._tops for _ in range(copies)]
         self._long[:] = [long for long in other._long for _ in range(copies)]
         self.aims[:] = [aim for aim in other.aims for _ in range(copies)]
+
+    def emptied(self) -> "KVCache":
+        """An empty cache in the storage of this one, which must not be used beside it."""
+        for stored in (*self.k.values(), *self.v.values()):
+            stored.zero_()
+        fresh = copy(self)
+        fresh.lengths, fresh._tops = ([0] * len(self.lengths) for _ in range(2))
+        fresh.aims, fresh._long = [None] * len(self.lengths), [False] * len(self.lengths)
+        return fresh
 
     def _require(self, layer: int) -> None:
         if layer not in self.k:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import weakref
 from collections.abc import Callable
@@ -70,14 +69,8 @@ class CompiledDecoder:
         capacity = max(length, min(_power(length), self.config.max_positions))
         kept = next((each for each in self._idle if (len(each.lengths), each.capacity) == (batch, capacity)), None)
         self._idle.clear()
-        if kept is None:
-            kept = self._model.new_cache(batch, capacity)
-        else:
-            for stored in (*kept.k.values(), *kept.v.values()):
-                stored.zero_()
-        lent = copy.copy(kept)
-        lent.lengths, lent.aims = [0] * batch, [None] * batch
-        lent._long, lent._tops = [False] * batch, [0] * batch
+        kept = kept or self._model.new_cache(batch, capacity)
+        lent = kept.emptied()
         weakref.finalize(lent, self._take_back, kept).atexit = False
         return lent
 
@@ -89,7 +82,8 @@ class CompiledDecoder:
         self, x: Tensor, cache: KVCache | None = None, *, counts: list[int] | None = None, last_only: bool = False
     ) -> Tensor:
         """As `Decoder.forward`. Raises CompileError where this machine can't compile."""
-        if cache is None or x.size(1) > STEPS[-1] or (last_only and x.size(1) > 1):
+        step = x.dim() == 2 and x.size(1) <= STEPS[-1] and (x.size(1) == 1 or not last_only)
+        if cache is None or not step:
             return self._model(x, cache, counts=counts, last_only=last_only)
         real = check_counts(x.size(0), x.size(1), counts)
         ends = cache.ends(real)
@@ -178,13 +172,18 @@ def torch_compile(function: Any, *, device: torch.device) -> Any:
 
 def require_compiler(device: torch.device) -> None:
     """Raise CompileError where torch.compile finds no compiler for that device."""
-    from torch._inductor import cpp_builder, exc
-    from torch.utils._triton import has_triton
-
-    if device.type == "cuda" and not has_triton():
-        raise CompileError("compiling for CUDA needs Triton, which is not here: pip install triton, or don't compile")
     if device.type not in ("cpu", "cuda"):
         raise CompileError(f"steps are compiled for cpu and cuda, not for {device.type}; don't compile there")
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise CompileError(
+                "compiling for CUDA needs Triton, which is not here: pip install triton, or don't compile"
+            )
+        return
+    from torch._inductor import cpp_builder, exc
+
     try:
         cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError) as error:

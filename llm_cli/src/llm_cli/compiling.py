@@ -15,8 +15,9 @@ def begin() -> None:
     than that in the user's own cache; torch's default lies where all users of the machine may write and a restart
     clears. Raises CompileError.
     """
-    llm_blocks.require_compiler(default_device())
+    # first of all: once torch's compiler is imported, it has chosen
     folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(default_folder()))
+    llm_blocks.require_compiler(default_device())
     write_notice(f"the decoding step is compiled once, which takes a while, and kept in {folder}")
 
 

@@ -134,6 +134,13 @@ def ids_of(run: Generation) -> Iterator[Tensor]:
     return (torch.tensor([piece.id]) for piece in run)
 
 
+def result_of(completion: Completion, as_ids: bool, whole: bool) -> str | Tensor | Completion | None:
+    """What a caller gets of one completion: all of it, its ids (T,), or its text."""
+    if whole:
+        return completion
+    return torch.tensor(completion.token_ids, dtype=torch.int64) if as_ids else completion.text
+
+
 def check_prompts(prompts: list[list[int]], *, vocab_size: int, limit: int) -> None:
     """Raise ValueError for a prompt that is empty, holds an id outside the vocabulary or leaves no room for an answer.
 

@@ -11,7 +11,7 @@ from llm_blocks import CompiledDecoder
 from llm_cli import belonging
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
-from llm_cli.generation import Generation, ids_of, texts_of
+from llm_cli.generation import Generation, ids_of, result_of, texts_of
 from llm_cli.opening import open_model
 from llm_cli.options import GenerateOptions, Options, check_keywords
 from llm_cli.pairing import check_pair, precision_of
@@ -282,7 +282,7 @@ class LLM:
         run = self.start(prompt, logprobs=logprobs, num_samples=num_samples or 1, **options)
         if stream:
             return ids_of(run) if return_as_token_ids else texts_of(run)
-        results = [_result(one, return_as_token_ids, logprobs is not None) for one in run.finish()]
+        results = [result_of(one, return_as_token_ids, logprobs is not None) for one in run.finish()]
         return results if several else results[0]
 
     def benchmark(self, num_iterations: int = 1, **arguments: Any) -> tuple[str, Measures]:
@@ -298,9 +298,3 @@ class LLM:
         The folder appears complete or not at all. Raises ValueError where a checkpoint stands already.
         """
         write_checkpoint(self.model, self._tokenizer, out_dir)
-
-
-def _result(completion: Completion, as_ids: bool, whole: bool) -> str | Tensor | Completion | None:
-    if whole:
-        return completion
-    return torch.tensor(completion.token_ids, dtype=torch.int64) if as_ids else completion.text
