@@ -131,7 +131,8 @@ class CompiledDecoder:
             self._inputs[shape] = both[0], both[1]
         ids, positions = self._inputs[shape]
         taken = [[min(t, max(count, 1) - 1) for t in range(time)] for count in counts]
-        ids.copy_(x if time == 1 else x.gather(1, torch.tensor(taken, device=x.device)))
+        whole = x.size(1) == time == min(counts) or time == 1
+        ids.copy_(x if whole else x.gather(1, torch.tensor(taken).to(x.device, non_blocking=True)))
         rows = zip(starts, counts, taken, strict=True)
         values = [[start + t if count else -1 for t in each] for start, count, each in rows]
         if time == 1 and len({value for each in values for value in each}) == 1:
