@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from llm_cli.app import run
 
@@ -53,4 +54,5 @@ def test_every_byte_comes_back_and_transformers_computes_the_same(file: Path, tm
         found, wanted = tensors(out), tensors(source)
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name].view(torch.uint8), wanted[name].view(torch.uint8)) for name in wanted)
-        assert torch.equal(logits(out), logits(source))
+        # the last bits of a product depend on where in memory a weight begins
+        assert_close(logits(out), logits(source), rtol=1e-5, atol=1e-6)

@@ -4,13 +4,14 @@ Shapes: B batch, T time, C width, V vocabulary.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm_blocks.cache import KVCache
+from llm_blocks.decoder import Decoder
 from llm_blocks.plan import FEW
 from llm_quant import native
 from llm_quant.program import Program
@@ -34,7 +35,9 @@ class Recorded:
         """Why steps aren't recorded, where they aren't; None as long as nothing is in the way."""
         self._steps: dict[tuple[Any, ...], _Step | None] = {}  # None where it came once
         self._cache: KVCache | None = None
-        if native.level() is None:
+        if not isinstance(model, Decoder):
+            self.problem = f"a {type(model).__name__} is no Decoder"
+        elif native.level() is None:
             self.problem = f"there are no kernels: {native.reason()}"
         elif any(parameter.device.type != "cpu" for parameter in model.parameters()):
             self.problem = "the model is not on the CPU"
@@ -87,6 +90,7 @@ class _Step:
         """The result of the first forward, and why it can't be recorded, if it can't."""
         model = self._model
         plan, hidden, context = model.enter(x, self._cache)
+        context = _owned(context)  # later ones are copied into it, and it may lie in a table that others read
         self._inputs = [hidden, *_tensors(context)]
         result, program = record(lambda: model.leave(hidden, context, plan, last_only=self._last_only), self._inputs)
         if isinstance(program, str):
@@ -115,6 +119,19 @@ def _tensors(context: Any) -> Iterator[Tensor]:
     elif isinstance(context, list | tuple | dict):
         for each in context.values() if isinstance(context, dict) else context:
             yield from _tensors(each)
+
+
+def _owned(context: Any) -> Any:
+    """The same with copies of its tensors."""
+    if isinstance(context, Tensor):
+        return context.clone()
+    if isinstance(context, dict):
+        return {key: _owned(each) for key, each in context.items()}
+    if isinstance(context, list | tuple):
+        return type(context)(map(_owned, context))
+    if is_dataclass(context) and not isinstance(context, type):
+        return replace(context, **{each.name: _owned(getattr(context, each.name)) for each in fields(context)})
+    return context
 
 
 def _has_hooks(model: nn.Module) -> bool:
