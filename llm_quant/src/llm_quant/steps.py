@@ -80,7 +80,12 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor | None:
     """Heads x (B, H, T, D) turned by angles (1 or B, 1, T, R) as in `llm_blocks.rotate`; None where torch has to."""
     apart = _apart(x)
-    if not _small(x, cos, signed_sin) or not apart or not (cos.is_contiguous() and signed_sin.is_contiguous()):
+    if (
+        not _small(x, cos, signed_sin)
+        or not apart
+        or x.size(-1) > WIDEST
+        or not (cos.is_contiguous() and signed_sin.is_contiguous())
+    ):
         return None
     batch, heads, time, size = x.shape
     y = _like_heads(x, size)

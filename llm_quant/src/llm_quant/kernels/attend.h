@@ -54,6 +54,12 @@ static inline void widen(const void *from, int64_t at, int type, float scale, in
     for (int64_t i = count; i < padded(count); i++) to[i] = 0;
 }
 
+/* `count` fp32 numbers as numbers of `type`. */
+static inline void narrow(const float *from, int64_t count, int type, void *to, int64_t at) {
+    if (type == FLOAT32) memcpy((float *)to + at, from, count * sizeof *from);
+    else for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i] = to_bf16(from[i]);
+}
+
 /* KEYS rows of a cache from slot `slot` on, of which `count` are there. */
 static inline void widen_rows(const Op *op, int which, int64_t head, int64_t slot, int64_t count, float *to) {
     int64_t slots = op->size[6], size = op->size[4 + which], width = padded(size);
@@ -151,26 +157,47 @@ static inline float *partial(const Op *op, int64_t head, int64_t chunk, int64_t 
 static inline void put_out(const Op *op, int64_t b, int64_t kv, int64_t query, const float *values, float sum) {
     int64_t time = op->size[1], heads = op->size[2], group = heads / op->size[3], size = op->size[5];
     int64_t at = ((b * time + query / group) * heads + kv * group + query % group) * size;
-    for (int64_t i = 0; i < size; i++) put(op->out[0], at + i, values[i] / sum, op->type);
+    float y[WIDEST];
+    for (int64_t i = 0; i < size; i++) y[i] = values[i] / sum;
+    narrow(y, size, op->type, op->out[0], at);
+}
+
+/* The scores [many][CHUNK] of up to QUERIES queries of a kv head for the slots from `first` to `last`. */
+static inline void score(const Op *op, int64_t b, int64_t kv, int64_t first, int64_t last, int64_t from, int64_t many,
+                         float *rows, float *scores) {
+    int64_t time = op->size[1], kvs = op->size[3], size = op->size[4], group = op->size[2] / kvs, width = padded(size);
+    int64_t head = b * kvs + kv, at[QUERIES];
+    float q[QUERIES * WIDEST];
+    for (int64_t i = 0; i < many; i++) {
+        int64_t query = from + i, h = kv * group + query % group;
+        at[i] = (b * time + query / group) * op->size[8] + h * op->size[9];
+    }
+#ifdef SCORES_BF16
+    if (op->type == BFLOAT16 && op->kind == BFLOAT16) {
+        uint16_t *bits = (uint16_t *)q;
+        for (int64_t i = 0; i < many; i++) memcpy(bits + i * size, (const uint16_t *)op->in[0] + at[i], 2 * size);
+        for (int64_t slot = first; slot < last; slot += KEYS) {
+            const uint16_t *keys = (const uint16_t *)op->in[1] + (head * op->size[6] + slot) * size;
+            SCORES_BF16(bits, (int)many, keys, last - slot, size, op->number[0], scores + (slot - first), CHUNK);
+        }
+        return;
+    }
+#endif
+    for (int64_t i = 0; i < many; i++) widen(op->in[0], at[i], op->type, op->number[0], size, q + i * width);
+    for (int64_t slot = first; slot < last; slot += KEYS) {
+        widen_rows(op, 0, head, slot, last - slot, rows);
+        for (int64_t i = 0; i < many; i++) dots(q + i * width, rows, width, scores + i * CHUNK + (slot - first));
+    }
 }
 
 /* Up to QUERIES queries of a kv head over a chunk of slots. */
 static inline void attend_some(const Op *op, int64_t start, int64_t end, int64_t b, int64_t kv, int64_t chunk,
                                int64_t from, int64_t many) {
-    int64_t time = op->size[1], heads = op->size[2], kvs = op->size[3], size = op->size[4];
-    int64_t group = heads / kvs, width = padded(size), deep = padded(op->size[5]), head = b * kvs + kv;
+    int64_t kvs = op->size[3], group = op->size[2] / kvs, deep = padded(op->size[5]), head = b * kvs + kv;
     int64_t first = chunk * CHUNK, last = filled(op, end) < first + CHUNK ? filled(op, end) : first + CHUNK;
     int64_t count = padded(last - first), newest = end < 1 ? 0 : end - 1;
-    float q[QUERIES * WIDEST], scores[QUERIES][CHUNK], rows[KEYS * WIDEST], acc[QUERIES * WIDEST];
-    float top[QUERIES], sum[QUERIES];
-    for (int64_t i = 0; i < many; i++) {
-        int64_t query = from + i, t = query / group, h = kv * group + query % group;
-        widen(op->in[0], (b * time + t) * op->size[8] + h * op->size[9], op->type, op->number[0], size, q + i * width);
-    }
-    for (int64_t slot = first; slot < last; slot += KEYS) {
-        widen_rows(op, 0, head, slot, last - slot, rows);
-        for (int64_t i = 0; i < many; i++) dots(q + i * width, rows, width, scores[i] + (slot - first));
-    }
+    float scores[QUERIES][CHUNK], rows[KEYS * WIDEST], acc[QUERIES * WIDEST], top[QUERIES], sum[QUERIES];
+    score(op, b, kv, first, last, from, many, rows, scores[0]);
     for (int64_t i = 0; i < many; i++) {
         int64_t query = from + i, t = query / group, p = start + t < newest ? start + t : newest;
         mask(op, kv * group + query % group, p, end, first, last - first, scores[i]);

@@ -35,25 +35,43 @@ static inline __m512 zeros(const Weight *w, int64_t index) {
 /* In what follows M is a constant wherever it is inlined, so that the sums live in registers. */
 #define FIXED static inline __attribute__((always_inline))
 
+/* Sums of whole numbers are exact in any order, so few rows have several of them: one would wait for itself. */
+#define CHAINS(M) ((M) <= 2 ? 4 : (M) <= 4 ? 2 : 1)
+
 FIXED void int8_rows(const int M, const Weight *w, const Rows *x, int first, int64_t block, float *out) {
     const uint8_t *bytes = (const uint8_t *)w->weight + block * w->k * LANES;
     const int8_t *high = x->high + first * w->k, *low = x->low + first * w->k;
-    __m512i above[MOST_ROWS], below[MOST_ROWS];
-    for (int m = 0; m < M; m++) { /* the bytes are 128 too large */
-        above[m] = _mm512_set1_epi32(-128 * x->highs[first + m]);
-        below[m] = _mm512_set1_epi32(-128 * x->lows[first + m]);
+    __m512i above[MOST_ROWS][4], below[MOST_ROWS][4];
+    for (int m = 0; m < M; m++) {
+        for (int c = 0; c < CHAINS(M); c++) above[m][c] = below[m][c] = _mm512_setzero_si512();
+        above[m][0] = _mm512_set1_epi32(-128 * x->highs[first + m]); /* the bytes are 128 too large */
+        below[m][0] = _mm512_set1_epi32(-128 * x->lows[first + m]);
     }
-    for (int64_t k = 0; k < w->k; k += 4) {
+    int64_t k = 0;
+    for (; k + 4 * CHAINS(M) <= w->k; k += 4 * CHAINS(M))
+        for (int c = 0; c < CHAINS(M); c++) {
+            __m512i weight = _mm512_loadu_si512(bytes + (k + 4 * c) * LANES);
+            _mm_prefetch((const char *)bytes + (k + 4 * c) * LANES + AHEAD, _MM_HINT_T0);
+            for (int m = 0; m < M; m++) {
+                above[m][c] = _mm512_dpbusd_epi32(above[m][c], weight, four(high + m * w->k + k + 4 * c));
+                below[m][c] = _mm512_dpbusd_epi32(below[m][c], weight, four(low + m * w->k + k + 4 * c));
+            }
+        }
+    for (; k < w->k; k += 4) {
         __m512i weight = _mm512_loadu_si512(bytes + k * LANES);
-        _mm_prefetch((const char *)bytes + k * LANES + AHEAD, _MM_HINT_T1);
         for (int m = 0; m < M; m++) {
-            above[m] = _mm512_dpbusd_epi32(above[m], weight, four(high + m * w->k + k));
-            below[m] = _mm512_dpbusd_epi32(below[m], weight, four(low + m * w->k + k));
+            above[m][0] = _mm512_dpbusd_epi32(above[m][0], weight, four(high + m * w->k + k));
+            below[m][0] = _mm512_dpbusd_epi32(below[m][0], weight, four(low + m * w->k + k));
         }
     }
     __m512 scale = _mm512_loadu_ps((const float *)w->scale + block * LANES);
     for (int m = 0; m < M; m++) {
-        __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(above[m]), _mm512_set1_ps(256), _mm512_cvtepi32_ps(below[m]));
+        for (int c = 1; c < CHAINS(M); c++) {
+            above[m][0] = _mm512_add_epi32(above[m][0], above[m][c]);
+            below[m][0] = _mm512_add_epi32(below[m][0], below[m][c]);
+        }
+        __m512 sum = _mm512_cvtepi32_ps(below[m][0]);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(above[m][0]), _mm512_set1_ps(256), sum);
         sum = _mm512_mul_ps(_mm512_mul_ps(sum, scale), _mm512_set1_ps(x->scale[first + m]));
         _mm512_storeu_ps(out + (first + m) * LANES, sum);
     }
@@ -68,25 +86,29 @@ FIXED void int4_rows(const int M, const Weight *w, const Rows *x, int first, int
     __m512 total[MOST_ROWS];
     for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
-        __m512i above[MOST_ROWS], below[MOST_ROWS];
-        for (int m = 0; m < M; m++) above[m] = below[m] = _mm512_setzero_si512();
+        __m512i above[MOST_ROWS][4], below[MOST_ROWS][4];
+        for (int m = 0; m < M; m++)
+            for (int c = 0; c < 4; c++) above[m][c] = below[m][c] = _mm512_setzero_si512();
         for (int64_t k = g * w->group; k < (g + 1) * w->group; k += 8) {
             __m512i pair = _mm512_loadu_si512(bytes + k * (LANES / 2));
-            _mm_prefetch((const char *)bytes + k * (LANES / 2) + AHEAD, _MM_HINT_T1);
+            _mm_prefetch((const char *)bytes + k * (LANES / 2) + AHEAD, _MM_HINT_T0);
             __m512i first_four = _mm512_and_si512(pair, nibble);
             __m512i next_four = _mm512_and_si512(_mm512_srli_epi16(pair, 4), nibble);
+            const int c = CHAINS(M) == 4;
             for (int m = 0; m < M; m++) {
                 const int8_t *h = high + m * w->k + k, *l = low + m * w->k + k;
-                above[m] = _mm512_dpbusd_epi32(above[m], first_four, four(h));
-                below[m] = _mm512_dpbusd_epi32(below[m], first_four, four(l));
-                above[m] = _mm512_dpbusd_epi32(above[m], next_four, four(h + 4));
-                below[m] = _mm512_dpbusd_epi32(below[m], next_four, four(l + 4));
+                above[m][0] = _mm512_dpbusd_epi32(above[m][0], first_four, four(h));
+                below[m][0] = _mm512_dpbusd_epi32(below[m][0], first_four, four(l));
+                above[m][c] = _mm512_dpbusd_epi32(above[m][c], next_four, four(h + 4));
+                below[m][c] = _mm512_dpbusd_epi32(below[m][c], next_four, four(l + 4));
             }
         }
         int64_t at = (block * groups + g) * LANES;
         __m512 scale = scales(w, at), zero = zeros(w, at);
         for (int m = 0; m < M; m++) {
-            __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(above[m], 8), below[m]));
+            __m512i high_sum = _mm512_add_epi32(above[m][0], above[m][1]);
+            __m512i low_sum = _mm512_add_epi32(below[m][0], below[m][1]);
+            __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high_sum, 8), low_sum));
             sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sums[m * groups + g]), sum);
             total[m] = _mm512_fmadd_ps(scale, sum, total[m]);
         }
@@ -95,35 +117,31 @@ FIXED void int4_rows(const int M, const Weight *w, const Rows *x, int first, int
         _mm512_storeu_ps(out + (first + m) * LANES, _mm512_mul_ps(total[m], _mm512_set1_ps(x->scale[first + m])));
 }
 
-/* Four rows of weights against M rows of x. */
-FIXED void bf16_rows(const int M, const Weight *w, const uint16_t *x, int first, int64_t n, float *out) {
+/* One row of weights against M rows of x, in four sums each, whatever M is. */
+FIXED void bf16_row(const int M, const Weight *w, const uint16_t *x, int first, int64_t n, float *out) {
     const uint16_t *weight = (const uint16_t *)w->weight + n * w->k;
     __m512 sum[4][4];
-    for (int r = 0; r < 4; r++)
-        for (int m = 0; m < M; m++) sum[r][m] = _mm512_setzero_ps();
+    for (int c = 0; c < 4; c++)
+        for (int m = 0; m < M; m++) sum[c][m] = _mm512_setzero_ps();
     x += first * w->k;
     int64_t k = 0;
-    for (; k + 32 <= w->k; k += 32) {
-        __m512bh columns[4];
-        for (int m = 0; m < M; m++) columns[m] = (__m512bh)_mm512_loadu_si512(x + m * w->k + k);
-        for (int r = 0; r < 4; r++) {
-            __m512bh row = (__m512bh)_mm512_loadu_si512(weight + r * w->k + k);
-            _mm_prefetch((const char *)(weight + r * w->k + k) + AHEAD / 2, _MM_HINT_T1);
-            for (int m = 0; m < M; m++) sum[r][m] = _mm512_dpbf16_ps(sum[r][m], row, columns[m]);
+    for (; k + 128 <= w->k; k += 128)
+        for (int c = 0; c < 4; c++) {
+            __m512bh row = (__m512bh)_mm512_loadu_si512(weight + k + 32 * c);
+            _mm_prefetch((const char *)(weight + k + 32 * c) + AHEAD, _MM_HINT_T0);
+            for (int m = 0; m < M; m++)
+                sum[c][m] = _mm512_dpbf16_ps(sum[c][m], row, (__m512bh)_mm512_loadu_si512(x + m * w->k + k + 32 * c));
         }
+    for (; k < w->k; k += 32) {
+        __mmask32 there = w->k - k >= 32 ? ~(__mmask32)0 : (__mmask32)((1ull << (w->k - k)) - 1);
+        __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(there, weight + k);
+        for (int m = 0; m < M; m++)
+            sum[0][m] = _mm512_dpbf16_ps(sum[0][m], row, (__m512bh)_mm512_maskz_loadu_epi16(there, x + m * w->k + k));
     }
-    if (k < w->k) {
-        __mmask32 rest = (__mmask32)((1ull << (w->k - k)) - 1);
-        for (int r = 0; r < 4; r++) {
-            __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(rest, weight + r * w->k + k);
-            for (int m = 0; m < M; m++) {
-                __m512bh columns = (__m512bh)_mm512_maskz_loadu_epi16(rest, x + m * w->k + k);
-                sum[r][m] = _mm512_dpbf16_ps(sum[r][m], row, columns);
-            }
-        }
+    for (int m = 0; m < M; m++) {
+        __m512 all = _mm512_add_ps(_mm512_add_ps(sum[0][m], sum[1][m]), _mm512_add_ps(sum[2][m], sum[3][m]));
+        out[(first + m) * LANES + n % LANES] = _mm512_reduce_add_ps(all);
     }
-    for (int r = 0; r < 4; r++)
-        for (int m = 0; m < M; m++) out[(first + m) * LANES + n % LANES + r] = _mm512_reduce_add_ps(sum[r][m]);
 }
 
 static void int8_product(const Weight *w, const Rows *x, int m, int64_t block, float *out) {
@@ -143,11 +161,11 @@ static void int4_product(const Weight *w, const Rows *x, int m, int64_t block, f
 }
 
 static void bf16_product(const Weight *w, const uint16_t *x, int m, int64_t block, float *out) {
-    for (int64_t n = block * LANES; n < (block + 1) * LANES; n += 4) {
+    for (int64_t n = block * LANES; n < (block + 1) * LANES; n++) {
         int row = 0;
-        for (; row + 4 <= m; row += 4) bf16_rows(4, w, x, row, n, out);
-        for (; row + 2 <= m; row += 2) bf16_rows(2, w, x, row, n, out);
-        if (row < m) bf16_rows(1, w, x, row, n, out);
+        for (; row + 4 <= m; row += 4) bf16_row(4, w, x, row, n, out);
+        for (; row + 2 <= m; row += 2) bf16_row(2, w, x, row, n, out);
+        if (row < m) bf16_row(1, w, x, row, n, out);
     }
 }
 
@@ -189,6 +207,32 @@ static inline void sums(__m512 v[16], float *out) {
     _mm512_storeu_ps(out, v[0]);
 }
 
+/* The products of up to 8 queries [many][size] with 16 keys [16][size], of which `count` are there, all in bf16: columns
+   of keys are put side by side, so that nothing is summed across a register. scores [many][apart]. */
+static inline void scores_bf16(const uint16_t *q, int many, const uint16_t *keys, int64_t count, int64_t size, float scale,
+                               float *scores, int64_t apart) {
+    __m512 sum[8];
+    for (int m = 0; m < 8; m++) sum[m] = _mm512_setzero_ps();
+    for (int64_t j = 0; j < size; j += 32) {
+        __mmask32 there = size - j >= 32 ? ~(__mmask32)0 : (__mmask32)((1ull << (size - j)) - 1);
+        __m512i rows[16];
+        for (int i = 0; i < 16; i++) rows[i] = _mm512_maskz_loadu_epi16(i < count ? there : 0, keys + i * size + j);
+        transpose(rows);
+        for (int m = 0; m < many; m++) {
+            int32_t pairs[16];
+            _mm512_storeu_si512(pairs, _mm512_maskz_loadu_epi16(there, q + m * size + j));
+            __m512 other = _mm512_setzero_ps(); /* two sums, so that neither waits long for itself */
+            for (int p = 0; p < 16; p += 2) {
+                sum[m] = _mm512_dpbf16_ps(sum[m], (__m512bh)rows[p], (__m512bh)_mm512_set1_epi32(pairs[p]));
+                other = _mm512_dpbf16_ps(other, (__m512bh)rows[p + 1], (__m512bh)_mm512_set1_epi32(pairs[p + 1]));
+            }
+            sum[m] = _mm512_add_ps(sum[m], other);
+        }
+    }
+    for (int m = 0; m < many; m++) _mm512_storeu_ps(scores + m * apart, _mm512_mul_ps(sum[m], _mm512_set1_ps(scale)));
+}
+
+#define SCORES_BF16 scores_bf16
 #define SUMS(v, out) sums((__m512 *)(v), out)
 #define TOGETHER KEYS
 #include "ops.h"

@@ -104,17 +104,18 @@ static inline void elementwise(const Op *op, int64_t from, int64_t to) {
 static inline void rotate(const Op *op, int64_t row) {
     int64_t heads = op->size[1], size = op->size[2], turning = op->size[3], half = turning / 2;
     int64_t angles = (op->size[5] == op->size[4] ? row % op->size[4] : row) * turning;
-    int type = op->type;
+    float x[WIDEST], y[WIDEST], cosines[WIDEST], sines[WIDEST];
+    widen(op->in[1], angles, op->type, 1.0f, turning, cosines);
+    widen(op->in[2], angles, op->type, 1.0f, turning, sines);
     for (int64_t h = 0; h < heads; h++) {
-        int64_t from = row * op->size[6] + h * op->size[7], to = (row * heads + h) * size;
-        for (int64_t i = 0; i < half; i++) {
-            float x = at(op->in[0], from + i, type), y = at(op->in[0], from + half + i, type);
-            float a = rounded(x * at(op->in[1], angles + i, type), type);
-            float b = rounded(y * at(op->in[1], angles + half + i, type), type);
-            put(op->out[0], to + i, multiply_add(y, at(op->in[2], angles + i, type), a), type);
-            put(op->out[0], to + half + i, multiply_add(x, at(op->in[2], angles + half + i, type), b), type);
-        }
-        for (int64_t i = turning; i < size; i++) put(op->out[0], to + i, at(op->in[0], from + i, type), type);
+        widen(op->in[0], row * op->size[6] + h * op->size[7], op->type, 1.0f, size, x);
+        for (int64_t i = 0; i < turning; i++) y[i] = x[i] * cosines[i];
+        if (op->type == BFLOAT16)
+            for (int64_t i = 0; i < turning; i++) y[i] = from_bf16(to_bf16(y[i]));
+        for (int64_t i = 0; i < half; i++) y[i] = multiply_add(x[half + i], sines[i], y[i]);
+        for (int64_t i = 0; i < half; i++) y[half + i] = multiply_add(x[i], sines[half + i], y[half + i]);
+        for (int64_t i = turning; i < size; i++) y[i] = x[i];
+        narrow(y, size, op->type, op->out[0], (row * heads + h) * size);
     }
 }
 
