@@ -62,6 +62,11 @@ class Recorder(TorchDispatchMode):
         self.kept: list[Tensor] = [*inputs]  # so that no address is used twice
         self._derived = {_memory(each) for each in inputs}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False, for True imports the compiler, which takes a second; nothing is compiled while it is recorded."""
+        return False
+
     def note(self, operation: Operation) -> None:
         """An operation of the kernels was computed."""
         self.operations.append(operation)
