@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 FAMILY = testing.Family(
     model_type="falcon",
+    unrecorded=("40B*", "11B, grouped*", "linear"),
     models="Falcon 7B, 40B, 180B, Falcon2 11B",
     features="attention and MLP in parallel behind one norm or two, or in sequence; one kv head, groups, or one for "
     "each head; default, linear, dynamic and YaRN rotary embeddings",
@@ -92,6 +93,7 @@ def with_sdpa(folder: Path) -> Any:
 ALIBI = testing.Family(
     attention="sdpa",  # the eager one adds the biases twice, as a test below shows
     model_type="falcon",
+    unrecorded=("grouped*",),
     models="Falcon-RW 1B, 7B",
     features="linear biases (ALiBi) in place of rotary embeddings, exact and not rounded to bf16 as in transformers; "
     "layers in sequence",

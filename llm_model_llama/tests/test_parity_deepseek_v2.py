@@ -16,6 +16,7 @@ GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, 
 
 FAMILY = testing.Family(
     model_type="deepseek_v2",
+    unrecorded=("*",),
     models="DeepSeek-V2, V2-Lite, V2.5, Coder-V2",
     features="latent attention with a cache of latents, shared and routed experts, in groups or not, YaRN",
     base={

@@ -18,6 +18,7 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "
 
 FAMILY = testing.Family(
     model_type="deepseek_v3",
+    unrecorded=("*",),
     models="DeepSeek-V3 and R1 (unquantized), Moonlight",
     features="latent attention with a cache of latents, shared and routed experts in groups, YaRN",
     base={

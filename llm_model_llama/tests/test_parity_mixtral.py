@@ -6,6 +6,7 @@ from llm_blocks import testing
 
 FAMILY = testing.Family(
     model_type="mixtral",
+    unrecorded=("*",),
     models="Mixtral 8x7B, 8x22B",
     features="sparse mixture of experts, sliding window, grouped queries",
     base={

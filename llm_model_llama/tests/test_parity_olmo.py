@@ -11,6 +11,7 @@ from llm_model_llama.olmo import PRESETS, Config, Model
 
 FAMILY = testing.Family(
     model_type="olmo",
+    unrecorded=("*",),
     models="OLMo 1B, 7B (February to July 2024)",
     features="LayerNorm without weights, clipped queries, keys and values",
     base={

@@ -10,6 +10,7 @@ from llm_model_llama.olmo2 import PRESETS, Config, Model
 
 FAMILY = testing.Family(
     model_type="olmo2",
+    unrecorded=("*",),
     models="OLMo 2 1B, 7B, 13B, 32B",
     features="norms after attention and MLP alone, queries and keys normalised over their whole width",
     base={

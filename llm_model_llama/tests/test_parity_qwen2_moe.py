@@ -11,6 +11,7 @@ WINDOWS = ["full_attention", "sliding_attention", "sliding_attention"]
 
 FAMILY = testing.Family(
     model_type="qwen2_moe",
+    unrecorded=("*",),
     models="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
     features="experts beside a shared one with a gate; dense layers between; biases on queries, keys and values",
     base={

@@ -11,6 +11,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
 
 FAMILY = testing.Family(
     model_type="qwen3_moe",
+    unrecorded=("*",),
     models="Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
     features="mixture of many experts; dense layers between; norms on queries and keys per head; YaRN; grouped queries",
     base={

@@ -11,6 +11,7 @@ from llm_model_llama.stablelm import PRESETS, Config, Model
 
 FAMILY = testing.Family(
     model_type="stablelm",
+    unrecorded=("2 12B", "head norms*"),
     models="StableLM 3B 4E1T, Zephyr 3B, Stable Code 3B, StableLM 2 1.6B and 12B",
     features="LayerNorm with biases, partial rotary embedding, a norm for each head, attention and MLP side by side",
     base={

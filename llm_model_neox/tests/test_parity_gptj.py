@@ -14,6 +14,7 @@ from llm_model_neox.gptj import Config
 
 FAMILY = testing.Family(
     model_type="gptj",
+    unrecorded=("*",),
     models="GPT-J-6B, GPT-JT, GPT4All-J, Dolly v1, Pygmalion-6B",
     features="parallel residual with one norm, rotary embeddings of neighbouring dimensions, head with a bias",
     base={

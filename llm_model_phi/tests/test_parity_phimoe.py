@@ -23,6 +23,7 @@ SCALES = {"short_mscale": 1.1, "long_mscale": 1.3}
 
 FAMILY = testing.Family(
     model_type="phimoe",
+    unrecorded=("*",),
     models="Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE",
     features="two experts chosen by SparseMixer, LayerNorms, biases, LongRoPE, sliding window, grouped queries",
     base={

@@ -21,7 +21,8 @@ class Angles:
             raise ValueError(f"the angles of the {rope.kind} kind depend on the length of the text")
         self._rope, self._head_dim, self._dtype, self._device = rope, head_dim, dtype, device
         size = (-(-capacity // BLOCK) * BLOCK, int(head_dim * rope.partial) // 2 * 2)
-        self._cos, self._sin = (torch.empty(size, dtype=dtype, device=device) for _ in range(2))
+        with torch.inference_mode(False):  # a later step may need gradients
+            self._cos, self._sin = (torch.empty(size, dtype=dtype, device=device) for _ in range(2))
         self._known = 0
 
     def table(self, positions: Tensor, starts: list[int], end: int) -> RopeTable:

@@ -26,6 +26,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: flo
     y = _step(q, view, dim**-0.5 if scale is None else scale)
     if y is not None:
         return y
+    k, v = _numbers(k, v, view)
     groups = heads // k.size(1)
     if time == 1:  # the queries that share a kv head become its time axis: one product reads each key once
         folded = q.reshape(batch, -1, groups, dim)
@@ -45,6 +46,7 @@ def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *,
     y = _step(q, view, scale, cap=cap)
     if y is not None:
         return y
+    k, v = _numbers(k, v, view)
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
         scores = torch.tanh(_products(q, k) * (scale / cap)) * cap
@@ -66,6 +68,7 @@ def attend_alibi(
     y = _step(q, view, factor, slopes=slopes.float())
     if y is not None:
         return y
+    k, v = _numbers(k, v, view)
     falls = -slopes.float().view(1, -1, 1, 1)
 
     def block(q: Tensor, k: Tensor, v: Tensor, times: slice) -> Tensor:
@@ -115,6 +118,11 @@ def _step(q: Tensor, view: View | StepView, scale: float, **more: Any) -> Tensor
     if view.kept is None:
         return None
     return steps.attend(q, view.kept, view.starts, view.ends, scale=scale, window=view.window, **more)
+
+
+def _numbers(k: Tensor, v: Tensor, view: View | StepView) -> tuple[Tensor, Tensor]:
+    """The keys and values themselves, where those of a step have shapes alone."""
+    return view.numbers(k.dtype) if isinstance(view, StepView) and k.is_meta else (k, v)
 
 
 def _spelled_out(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor:

@@ -30,10 +30,17 @@ class CompiledDecoder:
     A graph is compiled once for each batch size, each of `STEPS` and each size of cache, which are powers of two from
     `SMALLEST`: none as a text grows, until it is twice as long. On CUDA a graph is recorded and replayed whole. Caches
     must come from `new_cache`. Weights that are replaced or moved ask for a new `CompiledDecoder`. `compiler` makes the
-    fast function of a plain one, by default torch.compile.
+    fast function of a plain one, by default torch.compile. ValueError for a model with a `cache_dtype`.
     """
 
+    cache_dtype = None
+
     def __init__(self, model: Any, *, compiler: Callable[[Any], Any] | None = None) -> None:
+        if model.cache_dtype is not None:
+            raise ValueError(
+                f"compiled steps keep keys and values in the dtype of the activations, not in {model.cache_dtype}; "
+                "leave out one of the two"
+            )
         self._model = model
         self._run = (compiler or functools.partial(torch_compile, device=self._device))(static_forward)
         self._known: set[tuple[Any, ...]] = set()

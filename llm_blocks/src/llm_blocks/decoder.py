@@ -110,10 +110,12 @@ class Decoder(nn.Module, ABC):
     has both. A model gives the makers of its modules, which are called for what the part has: `begin()` takes ids
     (B, T) and the plan, `block(layer)` hidden states (B, T, C), the context and the plan, `end()` hidden states.
 
-    `exact` are ends of names of parameters that are loaded in fp32 whatever the model's dtype.
+    `exact` are ends of names of parameters that are loaded in fp32 whatever the model's dtype. `cache_dtype` is that of
+    new caches: None for the activations' own, torch.int8 for half the memory of bf16 (`KVCache`).
     """
 
     exact: ClassVar[tuple[str, ...]] = ()
+    cache_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -178,7 +180,7 @@ class Decoder(nn.Module, ABC):
     def new_cache(
         self, batch: int, length: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> KVCache:
-        """An empty cache for `batch` rows of up to `length` positions, by default of the norms' dtype and device.
+        """An empty cache for `batch` rows of up to `length` positions, by default in `cache_dtype` where the norms are.
 
         Layers with a sliding window keep no more than the window and what rolling back needs.
         """
@@ -197,6 +199,6 @@ class Decoder(nn.Module, ABC):
             value_dim=shape.value_dim,
             windows={layer: window for layer, window in self.windows.items() if window is not None},
             long_from=shape.long_from,
-            dtype=dtype or like.dtype,
+            dtype=dtype or self.cache_dtype or like.dtype,
             device=device or like.device,
         )

@@ -30,5 +30,5 @@ def first_layers(model: Model, count: int) -> Model:
     layers = list(model.mid)[:count]
     draft.mid = nn.ModuleDict({layer: model.mid[layer] for layer in layers})
     draft.windows = {int(layer): model.windows[int(layer)] for layer in layers}
-    draft.training = model.training
+    draft.training, draft.cache_dtype = model.training, model.cache_dtype
     return draft

@@ -5,7 +5,7 @@ Shapes: B batch, T time (new positions), S keys to look at, K kv heads, D head s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -88,13 +88,15 @@ class View:
 class StepView:
     """A View of a layer whose keys and values are all `kept` in a cache, (B, K, S, D) each, for the kernels to read.
 
-    `starts` and `ends` are the positions of the new ones of each row. All else is that of the `plain` view.
+    `numbers(dtype)` gives those that are seen, (B, K, S, D) each, for whoever doesn't read them there. `starts` and
+    `ends` are the positions of the new ones of each row. All else is that of the `plain` view.
     """
 
-    __slots__ = ("ends", "kept", "plain", "starts")
+    __slots__ = ("ends", "kept", "numbers", "plain", "starts")
 
-    def __init__(self, view: View, kept: tuple[Tensor, ...], starts: list[int], ends: list[int]) -> None:
-        self.plain, self.kept, self.starts, self.ends = view, kept, starts, ends
+    def __init__(self, view: View, cache: KVCache, layer: int, starts: list[int], ends: list[int]) -> None:
+        self.plain, self.kept, self.starts, self.ends = view, cache.kept(layer), starts, ends
+        self.numbers = partial(cache.numbers, layer, view.cached)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
@@ -147,9 +149,9 @@ class Plan:
             self._store(layer, k, v)
         if view.causal:
             return k, v, view
-        k_all, v_all = kept[0][:, :, : view.cached], kept[1][:, :, : view.cached]
-        seen = StepView(view, kept, self.starts, self.ends) if stored else view
-        return k_all.to(k.dtype), v_all.to(v.dtype), seen  # the cache may keep another dtype
+        if not stored:
+            return *self.cache.numbers(layer, view.cached, k.dtype), view
+        return *_seen(kept, view.cached, k.dtype), StepView(view, self.cache, layer, self.starts, self.ends)
 
     def commit(self) -> None:
         """Count the new positions in, after every layer has stored them."""
@@ -160,7 +162,7 @@ class Plan:
         """The keys and values from the cache that the view wants, and the new ones after them."""
         assert self.cache is not None
         self.cache._require(layer)
-        old_k, old_v = self.cache.k[layer], self.cache.v[layer]
+        old_k, old_v = self.cache.numbers(layer, view.slots, k.dtype)
         slots = view.older % old_k.size(2)
         if slots.size(0) == 1:
             old_k, old_v = old_k.index_select(2, slots[0]), old_v.index_select(2, slots[0])
@@ -194,6 +196,14 @@ class Plan:
         rows, times = ((positions < ends) & (positions >= ends - slots)).nonzero(as_tuple=True)
         device = self.positions.device
         return rows.to(device), times.to(device), positions[rows, times].to(device)
+
+
+def _seen(kept: tuple[Tensor, ...], count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values for the view of a step; of a cache in int8 their shapes alone, for `attend` asks the view."""
+    k, v = kept[0][:, :, :count], kept[1][:, :, :count]
+    if len(kept) == 2:
+        return k.to(dtype), v.to(dtype)
+    return k.new_empty(k.shape, dtype=dtype, device="meta"), v.new_empty(v.shape, dtype=dtype, device="meta")
 
 
 def plan_attention(

@@ -36,7 +36,7 @@ class Recorded:
         self._steps: dict[tuple[Any, ...], _Step | None] = {}  # None where it came once
         self._cache: KVCache | None = None
         if not isinstance(model, Decoder):
-            self.problem = f"a {type(model).__name__} is no Decoder"
+            self.problem = "the model is no Decoder"
         elif native.level() is None:
             self.problem = f"there are no kernels: {native.reason()}"
         elif any(parameter.device.type != "cpu" for parameter in model.parameters()):
@@ -128,7 +128,8 @@ def _owned(context: Any) -> Any:
     if isinstance(context, dict):
         return {key: _owned(each) for key, each in context.items()}
     if isinstance(context, list | tuple):
-        return type(context)(map(_owned, context))
+        owned = list(map(_owned, context))
+        return type(context)(owned) if type(context) in (list, tuple) else type(context)(*owned)  # a named tuple
     if is_dataclass(context) and not isinstance(context, type):
         return replace(context, **{each.name: _owned(getattr(context, each.name)) for each in fields(context)})
     return context

@@ -73,16 +73,16 @@ class LLM:
         quantize: str | None = None,
         generate_strategy: str | None = None,
         fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
+        kv_cache: Literal["int8"] | None = None,
     ) -> None:
         """Read the weights onto a device, or move them where they are loaded already.
 
         accelerator: "auto" takes cuda, else mps, else cpu. precision: "32-true", "bf16-true" or "16-true"; by default
         the checkpoint's own, except that a CPU runs half types in bfloat16 where it has instructions for that and
         else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
-        quantize: "int8" or "int4" rounds the weights of linear layers and experts to whole numbers as they are read,
-        "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq" and "bnb.int8" linear layers to bitsandbytes' formats.
-        Raises ValueError for what this version doesn't have (generate_strategy, more than one device), and for
-        another precision where the present one has rounded the weights.
+        kv_cache: "int8" keeps keys and values in half the memory of bf16. quantize: "int8" or "int4" rounds weights
+        to whole numbers as they are read, "bnb.nf4", "bnb.fp4" (also with "-dq") and "bnb.int8" as bitsandbytes does.
+        Raises ValueError for what this version lacks, and for another precision where this one has rounded the weights.
         """
         stored = self._source.stored_dtype()
         placement = place(
@@ -93,6 +93,7 @@ class LLM:
             quantize=quantize,
             generate_strategy=generate_strategy,
             fixed_kv_cache_size=fixed_kv_cache_size,
+            kv_cache=kv_cache,
         )
         if self._model is None:
             self._model = self._source.build(placement)
@@ -101,7 +102,7 @@ class LLM:
             change(self._model, self._placement, placement)
         self._placement, self._compiled = placement, None
         if self._draft is not None:
-            self._draft.distribute(accelerator, devices, precision_of(placement.dtype))
+            self._draft.distribute(accelerator, devices, precision_of(placement.dtype), kv_cache=kv_cache)
 
     @property
     def model(self) -> Any:

@@ -20,13 +20,15 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 class Placement:
     """Where a model lives, in which dtype, and how many positions its cache may hold (None: its whole context).
 
-    `quantize` is the scheme of its linear layers, None where they have the dtype too.
+    `quantize` is the scheme of its linear layers, `cache_dtype` the dtype of its cache; None where they have the dtype
+    of the model.
     """
 
     device: torch.device
     dtype: torch.dtype
     quantize: str | None = None
     fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None
+    cache_dtype: torch.dtype | None = None
 
 
 def place(
@@ -38,6 +40,7 @@ def place(
     quantize: str | None = None,
     generate_strategy: str | None = None,
     fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
+    kv_cache: str | None = None,
 ) -> Placement:
     """The placement that the settings of `LLM.distribute` ask for; `stored` is the checkpoint's own dtype.
 
@@ -51,12 +54,15 @@ def place(
             f"fixed_kv_cache_size must be a positive number of tokens or 'max_model_supported', "
             f"not {fixed_kv_cache_size!r}"
         )
+    if kv_cache not in (None, "int8"):
+        raise ValueError(f"kv_cache must be 'int8' or left out, not {kv_cache!r}")
     device = _device(accelerator)
     return Placement(
         device=device,
         dtype=_dtype(precision, stored, device),
         quantize=quantize,
         fixed_kv_cache_size=fixed_kv_cache_size,
+        cache_dtype=torch.int8 if kv_cache == "int8" else None,
     )
 
 

@@ -214,4 +214,4 @@ def _fits(kv: Any, model: Any) -> bool:
     """Whether the cache is of the device and dtype that the model has now (it may have been moved in between)."""
     weight = next(model.parameters())
     keys = next(iter(kv.k.values()))
-    return keys.device == weight.device and keys.dtype == weight.dtype
+    return keys.device == weight.device and keys.dtype == (model.cache_dtype or weight.dtype)

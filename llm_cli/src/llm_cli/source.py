@@ -42,6 +42,7 @@ class Source:
             model = llm_blocks.load(self.path, **where)
         else:
             model = llm_blocks.new_model(self.config, seed=self.seed, **where).eval()
+        model.cache_dtype = placement.cache_dtype
         finish(model, placement.dtype)
         return model
 
@@ -64,6 +65,7 @@ def change(model: Any, now: Placement | None, wanted: Placement) -> None:
     model.to(device=wanted.device, dtype=wanted.dtype)
     if scheme is not None:
         quantize(model, scheme)
+    model.cache_dtype = wanted.cache_dtype
     finish(model, wanted.dtype)
 
 

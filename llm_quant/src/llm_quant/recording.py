@@ -18,6 +18,7 @@ from llm_quant.operations import Operation
 from llm_quant.program import Program
 
 aten = torch.ops.aten
+TORCHS_PIECE = 2**15  # numbers up to which torch computes elementwise in one piece
 # What makes memory, to be written by the kernels; zeros are the scratch of an attention.
 _EMPTY = {
     aten.empty.memory_format,
@@ -112,7 +113,10 @@ def _add(args: Any, kwargs: Any, y: Tensor) -> Operation | None:
     a, b = args
     if not isinstance(b, Tensor) or not _alike(a, b, y):
         return None
-    factor = torch.tensor(kwargs.get("alpha", 1), dtype=y.dtype)  # so torch rounds it, and no other factor
+    alpha = kwargs.get("alpha", 1)
+    if alpha != 1 and y.dtype == torch.bfloat16 and (y.numel() % 32 or y.numel() > TORCHS_PIECE):
+        return None  # torch rounds the product at the end of each of its pieces, and nowhere else
+    factor = torch.tensor(alpha, dtype=y.dtype)  # so torch rounds it, and no other factor
     return _of(operations.ADD, (a, b), y, factor.item())
 
 

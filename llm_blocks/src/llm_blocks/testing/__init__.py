@@ -19,6 +19,7 @@ from llm_blocks.testing.laws import (
 )
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
 from llm_blocks.testing.quantized import check_quantized
+from llm_blocks.testing.recording import check_recorded
 from llm_blocks.testing.suite import suite
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "check_logits",
     "check_meta_build",
     "check_quantized",
+    "check_recorded",
     "check_rollback",
     "check_rows",
     "check_saved",

@@ -34,7 +34,7 @@ class Family:
     out and NULL writes null. `long` positions lead past every window and trained length of the cases. `refused` are
     changes of base that the Config must not accept. `tolerance` above 1e-5 needs its reason in `why`; `bf16` bounds the
     mean error of bf16 logits by so many times that of transformers. `attention` is the implementation of transformers
-    to compare with.
+    to compare with. `unrecorded` are patterns of the cases with operations that the kernels lack (`Recorded`).
     """
 
     model_type: str
@@ -50,6 +50,7 @@ class Family:
     why: str = ""
     attention: str = "eager"
     no_laws: frozenset[str] = field(default_factory=frozenset)
+    unrecorded: tuple[str, ...] = ()
 
     def config(self, case: str) -> dict[str, Any]:
         """The config.json of a case."""

@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.testing import assert_close
 
+import llm_quant
 from llm_blocks.architectures import find
 from llm_blocks.loading import load, read_config
 from llm_blocks.testing import laws, parity
 from llm_blocks.testing.family import Case, Family, stored_again
 from llm_blocks.testing.quantized import check_quantized
+from llm_blocks.testing.recording import check_recorded
 
 HOSTILE: tuple[Any, ...] = (
     "__import__('os')",
@@ -72,6 +75,12 @@ def suite(family: Family) -> type:
         @pytest.mark.parametrize("scheme", ["int8", "int4"])
         def test_quantized_weights_compute_what_they_stand_for(self, case: Case, scheme: Any) -> None:
             check_quantized(case.model, case.ids(2, 24), scheme)
+
+        def test_recorded_steps_are_the_plain_ones(self, case: Case, request: Any) -> None:
+            name = request.node.callspec.params["case"]
+            model = llm_quant.quantize(load(case.folder, dtype=torch.bfloat16), "int8")
+            recorded = llm_quant.level() is not None and not any(fnmatch(name, each) for each in family.unrecorded)
+            check_recorded(model, vocab_size=case.model.config.vocab_size, recorded=recorded)
 
         def test_both_spellings_of_the_configuration_are_read(self, case: Case, tmp_path: Path) -> None:
             check_spellings(case, tmp_path)

@@ -14,6 +14,7 @@ from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
     Compile,
+    KvCache,
     Model,
     Precision,
     Quantize,
@@ -45,6 +46,7 @@ def chat(
     prompt_file: PromptCacheFile = NO_PROMPT_CACHE,
     precision: Precision = None,
     quantize: Quantize = None,
+    kv_cache: KvCache = None,
     compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
@@ -75,7 +77,7 @@ def chat(
         )
     # A template without a place for the system prompt is told here, before the weights are read.
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
-    llm.distribute(precision=precision, quantize=quantize)
+    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache)
     settle_threads(llm.model)
     tell_lost(llm)
     if keeper is not None:

@@ -14,6 +14,7 @@ from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     AccessToken,
     Compile,
+    KvCache,
     Model,
     Precision,
     Quantize,
@@ -55,6 +56,7 @@ def generate(
     ignore_eos: Annotated[bool, Parameter(help="Go on past the ids that end a text.")] = False,
     precision: Precision = None,
     quantize: Quantize = None,
+    kv_cache: KvCache = None,
     compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
@@ -93,7 +95,7 @@ def generate(
     check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
-    llm.distribute(precision=precision, quantize=quantize)
+    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache)
     settle_threads(llm.model)
     tell_lost(llm)
     options |= {"sys_prompt": sys_prompt, "raw": raw, "cache": None if keeper is None else keeper.open(llm)}

@@ -15,6 +15,10 @@ Quantize = Annotated[
     Literal["int8", "int4", "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"] | None,
     Parameter(help="Round the weights of linear layers when they have been read; the bnb ones need bitsandbytes."),
 ]
+KvCache = Annotated[
+    Literal["int8"] | None,
+    Parameter(help="Keep keys and values as int8, in half the memory of bf16; default: in the precision."),
+]
 Compile = Annotated[
     bool, Parameter(help="Compile the decoding step, which takes a while the first time and is kept for later runs.")
 ]
