@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workspace import ROOT
 
+TESTED = ("kernels", "steps", "attend", "recording")
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 
 
@@ -29,9 +30,9 @@ def main() -> None:
             "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",  # Python keeps what it has until it ends
             "OMP_NUM_THREADS": "2",
         }
-        tests = ROOT / "llm_quant" / "tests" / "test_kernels.py"
+        tests = [ROOT / "llm_quant" / "tests" / f"test_{name}.py" for name in TESTED]
         raise SystemExit(
-            subprocess.run([sys.executable, "-m", "pytest", "-q", tests], env=environment, cwd=ROOT).returncode
+            subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], env=environment, cwd=ROOT).returncode
         )
 
 

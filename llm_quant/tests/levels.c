@@ -19,6 +19,8 @@ void llm_quant_expand(int32_t kind, int64_t k, int64_t group, const void *weight
 void llm_quant_norm(const void *x, const void *weight, void *y, int64_t m, int64_t c, float eps, int32_t offset,
                     int32_t type);
 void llm_quant_gated(const void *gate, const void *up, void *y, int64_t count, int32_t type);
+int llm_quant_run(const Op *ops, int64_t count, const int64_t *starts, const int64_t *ends, int32_t threads);
+int64_t llm_quant_attend_scratch(const Op *op);
 
 static const double ROUNDED = 0x1p-16, SUMMED = 0x1p-20, NARROW = 0x1p-8;
 static const char *now = "portable";
@@ -225,6 +227,48 @@ static void check_gated(int64_t count, int type, const char *name) {
     free(gate), free(up), free(plain), free(y);
 }
 
+/* Two new positions after others: H = 4 heads on K = 2 kv heads, D = 20, V = 12. */
+static void check_attend(int64_t slots, int64_t length, int type, const char *name) {
+    enum { TIME = 2, HEADS = 4, KVS = 2, SIZE = 20, DEEP = 12 };
+    void *q = numbers(TIME * HEADS * SIZE, type), *k = numbers(KVS * slots * SIZE, type);
+    void *v = numbers(KVS * slots * DEEP, type), *y = memory(TIME * HEADS * DEEP * width(type));
+    Op op = {.code = ATTEND, .type = type, .kind = type, .number = {0.0005f}, .in = {q, k, v}, .out = {y}};
+    const int64_t size[] = {1, TIME, HEADS, KVS, SIZE, DEEP, slots, 0, HEADS * SIZE, SIZE}, start = length - TIME;
+    memcpy(op.size, size, sizeof size);
+    float *scratch = memory(llm_quant_attend_scratch(&op) * sizeof *scratch);
+    memset(scratch, 0, llm_quant_attend_scratch(&op) * sizeof *scratch);
+    op.out[1] = scratch;
+    now = llm_quant_level(name);
+    CHECK(!llm_quant_run(&op, 1, &start, &length, 2), "attention: no memory");
+    for (int t = 0; t < TIME; t++)
+        for (int h = 0; h < HEADS; h++) {
+            int64_t seen = start + t + 1, head = h * KVS / HEADS * slots;
+            double *weight = memory(seen * sizeof *weight), top = -INFINITY, sum = 0;
+            for (int64_t s = 0; s < seen; s++) {
+                weight[s] = 0;
+                for (int i = 0; i < SIZE; i++)
+                    weight[s] += get(q, (t * HEADS + h) * SIZE + i, type) * get(k, (head + s) * SIZE + i, type);
+                weight[s] *= 0.0005f;
+                top = fmax(top, weight[s]);
+            }
+            for (int64_t s = 0; s < seen; s++) sum += weight[s] = exp(weight[s] - top);
+            for (int d = 0; d < DEEP; d++) {
+                double wanted = 0, most = 0;
+                for (int64_t s = 0; s < seen; s++) {
+                    double value = get(v, (head + s) * DEEP + d, type);
+                    wanted += weight[s] / sum * value;
+                    most = fmax(most, fabs(value));
+                }
+                double found = get(y, (t * HEADS + h) * DEEP + d, type);
+                double bound = 1e-4 * most + (type == FLOAT32 ? 0 : NARROW * fabs(wanted));
+                CHECK(fabs(found - wanted) <= bound, "attention over %d: %g, not %g", (int)seen, found, wanted);
+            }
+            free(weight);
+        }
+    now = llm_quant_level("portable");
+    free(q), free(k), free(v), free(y), free(scratch);
+}
+
 static void random_products(int kind, const char *name) {
     static const int64_t groups[] = {8, 16, 24, 32, 40, 64, 128};
     int64_t group = groups[bits() % 7], n = between(1, 70), k = between(1, 160) * 4, m = between(1, 18);
@@ -271,6 +315,8 @@ static void check_level(const char *name) {
         for (int kind = INT8; kind <= BF16; kind++) random_products(kind, name);
         check_norm(between(1, 4), between(1, 300), bits() % 2, bits() % 2, name);
         check_gated(between(1, 300), bits() % 2, name);
+        int64_t slots = between(3, 1300);
+        check_attend(slots, between(2, slots), bits() % 2, name);
     }
     extremes(INT8, name);
     extremes(INT4, name);

@@ -55,13 +55,30 @@ def test_what_is_no_number_stays_so(level: str) -> None:
     assert steps.rms_norm(bad[None], one, 1e-5).isnan().any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_the_same_among_many(level: str, dtype: torch.dtype) -> None:
+    """Beyond some number of them rows are shared out between threads."""
+    torch.manual_seed(1)
+    x, weight = torch.randn(2000, 64).to(dtype), torch.randn(64).to(dtype)
+    for step in (
+        lambda x: steps.rms_norm(x, weight, 1e-5),
+        lambda x: steps.layer_norm(x, weight, None, 1e-5),
+        lambda x: steps.gelu(x, tanh=True),
+        lambda x: steps.gelu(x, tanh=False),
+    ):
+        many, few = step(x), step(x[1000:1003])
+        assert many is not None
+        assert few is not None
+        assert torch.equal(many[1000:1003], few)
+
+
 def test_what_torch_has_to_do() -> None:
     x, weight = torch.randn(3, 64), torch.randn(64)
     assert steps.rms_norm(x, weight.bfloat16(), 1e-5) is None
     assert steps.rms_norm(x.double(), weight.double(), 1e-5) is None
     assert steps.rms_norm(x.t(), torch.randn(3), 1e-5) is None
     assert steps.rms_norm(x.requires_grad_(), weight, 1e-5) is None
-    assert steps.rms_norm(torch.randn(2048, 64), weight, 1e-5) is None
+    assert steps.rms_norm(torch.randn(2**17 + 1, 64), weight, 1e-5) is None
     with torch.no_grad():
         assert (steps.rms_norm(x, weight, 1e-5) is None) == (native.level() is None)
     assert steps.silu_gate(torch.randn(3), torch.randn(1)) is None

@@ -17,7 +17,7 @@ from llm_blocks.rope import RopeTable, rope_table
 from llm_blocks.rope_config import Rope
 from llm_quant import steps
 
-FEW = 64  # new positions of all rows together up to which the kernels attend
+FEW = 64  # new positions of all rows together up to which steps are recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +143,12 @@ class Plan:
             self._store(layer, k, v)
             return *seen, view
         kept = self.cache.kept(layer)
-        few = k.size(0) * k.size(2) <= FEW and v.size(3) > 0
+        few = k.size(0) * k.size(2) <= steps.most_positions(k.dtype) and v.size(3) > 0
         stored = few and steps.store(k, v, kept, self.starts, self.ends)
         if not stored:
             self._store(layer, k, v)
-        if view.causal:
-            return k, v, view
-        if not stored:
-            return *self.cache.numbers(layer, view.cached, k.dtype), view
+            seen = (k, v) if view.causal else self.cache.numbers(layer, view.cached, k.dtype)
+            return *seen, view
         return *_seen(kept, view.cached, k.dtype), StepView(view, self.cache, layer, self.starts, self.ends)
 
     def commit(self) -> None:

@@ -195,6 +195,8 @@ static inline void attend_some(const Op *op, int64_t start, int64_t end, int64_t
                                int64_t from, int64_t many) {
     int64_t kvs = op->size[3], group = op->size[2] / kvs, deep = padded(op->size[5]), head = b * kvs + kv;
     int64_t first = chunk * CHUNK, last = filled(op, end) < first + CHUNK ? filled(op, end) : first + CHUNK;
+    int64_t farthest = start + (from + many - 1) / group + 1; /* later keys are seen by none of these */
+    if (end <= op->size[6] && farthest < last) last = farthest > first ? farthest : first;
     int64_t count = padded(last - first), newest = end < 1 ? 0 : end - 1;
     float scores[QUERIES][CHUNK], rows[KEYS * WIDEST], acc[QUERIES * WIDEST], top[QUERIES], sum[QUERIES];
     score(op, b, kv, first, last, from, many, rows, scores[0]);
