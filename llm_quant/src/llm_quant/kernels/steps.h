@@ -12,7 +12,7 @@
 /* e^x to 2e-7 of itself; 0 below -87. The power of two is put together from its bits. */
 static inline float exponential(float x) {
     const float nearest = 12582912.0f;
-    float low = x < -87.0f ? -87.0f : x, bounded = low > 88.0f ? 88.0f : low;
+    float low = x > -87.0f ? x : -87.0f, bounded = low < 88.0f ? low : 88.0f; /* NaN becomes -87, and itself below */
     float whole = (bounded * 1.44269504f + nearest) - nearest;
     float rest = bounded - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts */
     float power = 1.0f + rest * (1.0f + rest * (0.5f + rest * (0.166666666f + rest * (0.0416666642f +
