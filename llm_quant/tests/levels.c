@@ -141,7 +141,7 @@ static void near_double(const Case *c, const void *x, const void *y, int64_t m, 
                 size += fabs(c->plain[n * w->k + k]);
             }
             double allowed = (SUMMED + (w->kind == BF16 ? 0 : ROUNDED)) * largest * size + 1e-30;
-            if (type == BFLOAT16) allowed += NARROW * fabs(sum);
+            allowed += (type == BFLOAT16 ? NARROW : 0x1p-22) * fabs(sum); /* a bias may be all there is of it */
             CHECK(fabs(found - sum) <= allowed, "kind %d, N %ld, K %ld, group %ld, row %ld of %ld: %g for %g, %.2f of "
                   "the allowed error", w->kind, (long)w->n, (long)w->k, (long)w->group, (long)row, (long)m, found, sum,
                   fabs(found - sum) / allowed);
@@ -315,11 +315,15 @@ static void check_level(const char *name) {
         for (int kind = INT8; kind <= BF16; kind++) random_products(kind, name);
         check_norm(between(1, 4), between(1, 300), bits() % 2, bits() % 2, name);
         check_gated(between(1, 300), bits() % 2, name);
-        int64_t slots = between(3, 1300);
-        check_attend(slots, between(2, slots), bits() % 2, name);
     }
     extremes(INT8, name);
     extremes(INT4, name);
+    uint64_t before = state;
+    for (int round = 0; round < 60; round++) {
+        int64_t slots = between(3, 1300);
+        check_attend(slots, between(2, slots), bits() % 2, name);
+    }
+    state = before;
 }
 
 int main(int count, char **names) {

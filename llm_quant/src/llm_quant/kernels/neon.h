@@ -172,7 +172,7 @@ static void bf16_product(const Weight *w, const uint16_t *x, int m, int64_t bloc
     }
 }
 
-FIXED uint16x4_t narrow(float32x4_t values) { /* to nearest, ties to even; weights are finite */
+FIXED uint16x4_t halves_of(float32x4_t values) { /* to nearest, ties to even; weights are finite */
     uint32x4_t bits = vreinterpretq_u32_f32(values);
     uint32x4_t last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     return vshrn_n_u32(vaddq_u32(bits, vaddq_u32(last, vdupq_n_u32(0x7fff))), 16);
@@ -188,7 +188,7 @@ FIXED void store(void *out, int64_t index, int type, int8x8_t whole, float zero,
         vst1q_f32((float *)out + index, first);
         vst1q_f32((float *)out + index + 4, last);
     } else {
-        vst1q_u16((uint16_t *)out + index, vcombine_u16(narrow(first), narrow(last)));
+        vst1q_u16((uint16_t *)out + index, vcombine_u16(halves_of(first), halves_of(last)));
     }
 }
 
