@@ -167,7 +167,7 @@ def test_metas_shared_head_is_a_tied_one(tmp_path: Path) -> None:
     """Llama 3.2's file names the embedding twice; read as two matrices, the model had a head that isn't tied."""
     tied = llm_blocks.new_model(replace(CONFIG, tie_embeddings=True), std=0.2)
     _write_meta(tied, tmp_path / "meta", 1, PARAMS)
-    tensors = torch.load(tmp_path / "meta" / "consolidated.00.pth")
+    tensors = torch.load(tmp_path / "meta" / "consolidated.00.pth", weights_only=True)
     tensors["output.weight"] = tensors["tok_embeddings.weight"]
     torch.save(tensors, tmp_path / "meta" / "consolidated.00.pth")
     loaded = llm_blocks.load(tmp_path / "meta")

@@ -58,9 +58,8 @@ class LLM:
             raise ValueError(f"distribute must be 'auto' or None (then call .distribute()), not {distribute!r}")
         llm = cls(*open_model(model, init, tokenizer_dir, access_token, seed=seed))
         if draft_model is not None:
-            draft = cls.load(draft_model, access_token=access_token, distribute=None)
+            draft = llm._draft = cls.load(draft_model, access_token=access_token, distribute=None)
             check_pair(llm._tokenizer, llm.config.vocab_size, draft._tokenizer, draft.config.vocab_size)
-            llm._draft = draft
         if distribute == "auto":
             llm.distribute()
         return llm

@@ -32,14 +32,14 @@ class Program:
     def __init__(self, made: Sequence[Operation], result: Tensor, kept: list[Tensor]) -> None:
         self.result = torch.empty_like(result)
         staged = stages(made)
-        places, size = _layout(staged, _memory(result))
+        places, size = _layout(staged, memory_of(result))
         self._memory = torch.empty(size + _ALIGNED, dtype=torch.uint8)
         base = self._memory.data_ptr() + -self._memory.data_ptr() % _ALIGNED
         starts = {memory: base + place for memory, place in places.items()}
-        starts[_memory(result)] = self.result.data_ptr() - (result.data_ptr() - _memory(result))
+        starts[memory_of(result)] = self.result.data_ptr() - (result.data_ptr() - memory_of(result))
 
         def address(x: Tensor) -> int:
-            memory = _memory(x)
+            memory = memory_of(x)
             return x.data_ptr() if memory not in starts else starts[memory] + x.data_ptr() - memory
 
         self._ops = (operations.Op * len(staged))(*(each.operation.op(address) for each in staged))
@@ -61,7 +61,7 @@ def stages(made: Sequence[Operation]) -> list[Staged]:
     stage, written = 0, set[int]()
     for operation in made:
         alone = operation.code != ATTEND and operation.work < LEAST
-        reads = {_memory(each) for each in operation.inputs if each is not None}
+        reads = {memory_of(each) for each in operation.inputs if each is not None}
         if staged and (alone != staged[-1].alone or (not alone and reads & written)):
             stage, written = stage + 1, set()
         written |= _written(operation)
@@ -71,7 +71,7 @@ def stages(made: Sequence[Operation]) -> list[Staged]:
 
 def _written(operation: Operation) -> set[int]:
     scales = operation.inputs[2:] if operation.code == STORE else ()
-    return {_memory(each) for each in (*operation.outputs, *scales) if each is not None}
+    return {memory_of(each) for each in (*operation.outputs, *scales) if each is not None}
 
 
 def _layout(staged: list[Staged], result: int) -> tuple[dict[int, int], int]:
@@ -81,10 +81,10 @@ def _layout(staged: list[Staged], result: int) -> tuple[dict[int, int], int]:
     for each in staged:
         caches = each.operation.code == STORE
         for x in () if caches else each.operation.outputs:
-            first.setdefault(_memory(x), (each.stage, x.untyped_storage().nbytes()))
+            first.setdefault(memory_of(x), (each.stage, x.untyped_storage().nbytes()))
         for x in (*each.operation.inputs, *each.operation.outputs):
             if x is not None:
-                last[_memory(x)] = each.stage
+                last[memory_of(x)] = each.stage
     first.pop(result, None)
     places: dict[int, int] = {}
     free: list[tuple[int, int, int]] = []  # begin, bytes, the stage after which it is free
@@ -104,9 +104,9 @@ def _layout(staged: list[Staged], result: int) -> tuple[dict[int, int], int]:
 
 def _outside(kept: list[Tensor], places: dict[int, int]) -> list[Tensor]:
     """Those of the tensors that a program still reads: what has no place of its own in it."""
-    return list({_memory(x): x for x in kept if _memory(x) not in places}.values())
+    return list({memory_of(x): x for x in kept if memory_of(x) not in places}.values())
 
 
-def _memory(x: Tensor) -> int:
+def memory_of(x: Tensor) -> int:
     """The address of the storage, by which memory is told apart."""
     return x.untyped_storage().data_ptr()

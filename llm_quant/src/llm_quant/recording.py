@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from llm_quant import operations
 from llm_quant.operations import Operation
-from llm_quant.program import Program
+from llm_quant.program import Program, memory_of
 
 aten = torch.ops.aten
 TORCHS_PIECE = 2**15  # numbers up to which torch computes elementwise in one piece
@@ -61,7 +61,7 @@ class Recorder(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.problem: str | None = None
         self.kept: list[Tensor] = [*inputs]  # so that no address is used twice
-        self._derived = {_memory(each) for each in inputs}
+        self._derived = {memory_of(each) for each in inputs}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -72,7 +72,7 @@ class Recorder(TorchDispatchMode):
         """An operation of the kernels was computed."""
         self.operations.append(operation)
         self.kept += [each for each in (*operation.inputs, *operation.outputs, operation.scratch) if each is not None]
-        self._derived |= {_memory(each) for each in operation.outputs}
+        self._derived |= {memory_of(each) for each in operation.outputs}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -89,10 +89,10 @@ class Recorder(TorchDispatchMode):
         read = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         made = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
         self.kept += made
-        known = {_memory(each) for each in read}
+        known = {memory_of(each) for each in read}
         if func._schema.is_mutable:
             self._fail(func)
-        elif func in _EMPTY or (made and all(_memory(each) in known for each in made)):
+        elif func in _EMPTY or (made and all(memory_of(each) in known for each in made)):
             return  # what is written into it is noted then; or it is a view
         elif read and not known & self._derived:
             return
@@ -103,10 +103,6 @@ class Recorder(TorchDispatchMode):
 
     def _fail(self, func: Any) -> None:
         self.problem = self.problem or f"the kernels have no {func}"
-
-
-def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
 
 
 def _add(args: Any, kwargs: Any, y: Tensor) -> Operation | None:

@@ -26,7 +26,7 @@ def evaluate(
         str | None, Parameter(help="A file of UTF-8 text to foretell token by token; - reads it from stdin.")
     ] = None,
     quantize: Annotated[
-        str, Parameter(help="Round the weights when they have been read; several with commas, as in none,int8,int4.")
+        str, Parameter(help="Round the weights as they are read; several with commas, as in none,int8,int4.")
     ] = NONE,
     precision: Precision = None,
     against: Annotated[
