@@ -60,9 +60,38 @@ def test_bf16(level: str, rows: int) -> None:
         check(found, x, weight, bias, rounding=0)
 
 
+@pytest.mark.parametrize("rows", [9, 16, 17, 31, 63, 64, 65, 81, 130, 520])
+def test_many_rows_of_bf16(level: str, rows: int) -> None:
+    """For each number of panels, and of weights that are left for the last tile."""
+    torch.manual_seed(rows)
+    for outputs, inputs in ((16, 2), (16, 34), (32, 32), (48, 78), (80, 1000), (128, 66)):
+        weight, x = torch.randn(outputs, inputs).bfloat16(), activations(rows, inputs, torch.bfloat16)
+        bias = torch.randn(outputs)
+        found = native.linear(x, weight, kind=native.BF16, n=outputs, group=inputs, bias=bias)
+        check(found, x, weight, bias, rounding=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_the_others(level: str, dtype: torch.dtype) -> None:
+    """Alone, among few and among many: sums of whole numbers are exact, and fp32 is added up in one order."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(117, 264), activations(521, 264, dtype)
+    for canonical in (round_int8(weight), round_int4(weight, 24), round_int4(weight, 88, dtype=torch.float16)):
+        b, bias = blocks.to_blocks(canonical), torch.randn(117)
+
+        def product(x: torch.Tensor, b: blocks.Blocks = b, bias: torch.Tensor = bias) -> torch.Tensor:
+            return native.linear(x, b.weight, kind=b.kind, n=117, group=b.group, scale=b.scale, zero=b.zero, bias=bias)
+
+        found = product(x)
+        check(found, x, canonical.dequantize(), bias)
+        for rows in (slice(1), slice(3, 7), slice(6, 15), slice(100, 163), slice(510, 521)):
+            assert torch.equal(product(x[rows].contiguous()), found[rows])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_rows_go_through_expanded_weights(level: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several tiles, the last of which is smaller and ends within a block."""
+    monkeypatch.setattr(native, "takes_many", lambda: False)
     monkeypatch.setattr(blocks, "TILE_BYTES", 48 * 264 * dtype.itemsize)
     torch.manual_seed(0)
     weight = torch.randn(117, 264)

@@ -15,7 +15,7 @@ from llm_quant.canonical import Int4, Int8, Quantized, pack_nibbles, unpack_nibb
 from llm_quant.memory import Arena
 
 LANES = 16
-FEW = 16  # rows of x up to which weights are read as they are; for more they are expanded for torch's product
+FEW = 16  # rows of x for which weights are expanded for torch's product where the kernels don't take many
 TILE_BYTES = 4 * 2**20  # of expanded weights, which stay in a processor's cache until they have been multiplied
 LARGEST_GROUP = 1024  # columns whose sum fits into 32 bits
 
@@ -64,7 +64,7 @@ def from_blocks(blocks: Blocks) -> Quantized:
 
 def linear(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     """x (M, K), fp32 or bf16 and contiguous, times a weight in blocks, plus bias (N,) fp32: (M, N)."""
-    if x.size(0) <= FEW:
+    if x.size(0) <= FEW or native.takes_many():
         b = blocks
         y = native.linear(x, b.weight, kind=b.kind, n=b.rows, group=b.group, scale=b.scale, zero=b.zero, bias=bias)
         if operations.here.recorder is not None:

@@ -15,7 +15,7 @@ from llm_quant.canonical import Int4, Int8, Quantized
 from llm_quant.memory import Arena
 from llm_quant.moving import bits_kept
 
-FEW_BF16 = 8  # rows of x up to which the kernels read bf16 weights faster than torch's product does
+FEW_BF16 = 8  # rows of x up to which every level of kernels reads bf16 weights faster than torch's product does
 _NAMES = ("value", "scale", "zero")
 
 
@@ -118,11 +118,12 @@ class QuantizedLinear(nn.Module):
 
 
 class KernelLinear(nn.Linear):
-    """A Linear in bf16 on the CPU, which reads its weight by the kernels where x has few rows."""
+    """A Linear in bf16 on the CPU, whose product is that of the kernels where they are the faster ones."""
 
     def forward(self, input: Tensor) -> Tensor:
         x, rows = input, input.numel() // self.in_features
-        usable = rows <= FEW_BF16 and x.dtype == self.weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+        few = rows <= FEW_BF16 or (native.takes_many() and self.in_features % 2 == 0)
+        usable = few and x.dtype == self.weight.dtype == torch.bfloat16 and x.device.type == "cpu"
         if not usable or (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
             return F.linear(x, self.weight, self.bias)
         flat = x.reshape(rows, self.in_features).contiguous()

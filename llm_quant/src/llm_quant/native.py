@@ -14,6 +14,7 @@ from torch import Tensor
 INT8, INT4, BF16 = range(3)
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LEVELS = ("avx512", "avx2", "neon_bf16", "neon_dot", "neon", "portable")
+MANY = ("avx512",)  # levels with products of many rows
 OFF = "off"
 
 _FILE = Path(__file__).with_name("_kernels.so")
@@ -51,6 +52,17 @@ def choose(name: str | None) -> str:
     if not _required().choose(wanted):
         raise ValueError(f"this processor has no level {wanted!r} of kernels; there are {', '.join(LEVELS)}")
     return _required().level
+
+
+@cache
+def has_amx() -> bool:
+    """Whether torch's own products of bf16 have instructions of the processor that the kernels don't use."""
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+
+
+def takes_many() -> bool:
+    """Whether the kernels are the faster ones for any number of rows of x too, beside torch's product of bf16."""
+    return level() in MANY and not has_amx()
 
 
 def linear(

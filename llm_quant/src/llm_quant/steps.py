@@ -6,7 +6,6 @@ dimensions of a head that turn, S slots of a cache.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -164,13 +163,8 @@ def most_positions(dtype: torch.dtype) -> int:
 
     With AVX-512 that is so for long prompts in bf16 (measured: 1.5 times as fast at 1,024), where torch has no AMX.
     """
-    long = dtype == torch.bfloat16 and native.level() == "avx512" and not _has_amx()
+    long = dtype == torch.bfloat16 and native.takes_many()
     return LONG if long else SHORT
-
-
-@cache
-def _has_amx() -> bool:
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 
 def _of(code: int, inputs: tuple[Tensor | None, ...], y: Tensor, size: tuple[int, ...], **more: Any) -> Operation:

@@ -3,7 +3,8 @@
 
 #include "product.h"
 
-#define LEAST_WORK 65536 /* weights for one more thread to be worth waking */
+#define LEAST_WORK 65536   /* weights for one more thread to be worth waking */
+#define ROWS_AT_A_TIME 512 /* of x, so that what is prepared of them stays small */
 
 static const Level *const levels[] = {&level_avx512, &level_avx2, &level_neon_bf16, &level_neon_dot, &level_neon,
                                       &level_portable};
@@ -18,19 +19,38 @@ EXPORT const char *llm_quant_level(const char *name) {
     return 0;
 }
 
+/* Some rows of the product; 0 without memory. */
+static int product(const Weight *w, const void *x, void *y, int64_t m, int type, int32_t threads) {
+    Rows rows;
+    if (!make_room(w, m, &rows)) return 0;
+    int64_t parts = parts_of(w, m), share = share_of(w, m), shares = (blocks_of(w) + share - 1) / share;
+    if (threads > shares) threads = (int32_t)shares;
+    int apart = parts > MOST_ROWS; /* few are prepared before another thread would have begun */
+    for (int64_t part = 0; part < parts && !apart; part++) prepare(w, x, type, m, part, &rows);
+#pragma omp parallel num_threads(threads)
+    {
+        if (apart) {
+#pragma omp for schedule(static)
+            for (int64_t part = 0; part < parts; part++) prepare(w, x, type, m, part, &rows);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < shares; i++) multiply(w, x, &rows, type, m, i * share, share, y);
+    }
+    return 1;
+}
+
 /* y [M][N] = x [M][K] w^T + bias. x and y are both fp32 or both bf16 (bf16 where the weights are, whose N must be a
    multiple of 16). 0 where it went well, 1 without memory. */
 EXPORT int llm_quant_linear(int32_t kind, int64_t n, int64_t k, int64_t group, const void *weight, const void *scale,
                             int32_t scale_type, const uint8_t *zero, const float *bias, const void *x, void *y,
                             int64_t m, int32_t type, int32_t threads) {
     const Weight w = {n, k, group, weight, scale, zero, bias, scale_type, kind};
-    Rows rows;
-    if (kind != BF16 && !round_rows(&w, x, type, m, &rows)) return 1;
-    int64_t blocks = blocks_of(&w), useful = n * k / LEAST_WORK + 1, share = share_of(&w);
+    int64_t useful = n * k / LEAST_WORK + 1, wide = type == FLOAT32 ? 4 : 2;
     if (threads > useful) threads = (int32_t)useful;
-    if (threads > blocks) threads = (int32_t)blocks;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, share)
-    for (int64_t block = 0; block < blocks; block++) multiply(&w, x, &rows, type, m, block, y);
+    for (int64_t row = 0; row < m; row += ROWS_AT_A_TIME) {
+        int64_t rows = m - row < ROWS_AT_A_TIME ? m - row : ROWS_AT_A_TIME;
+        if (!product(&w, (const char *)x + row * k * wide, (char *)y + row * n * wide, rows, type, threads)) return 1;
+    }
     return 0;
 }
 

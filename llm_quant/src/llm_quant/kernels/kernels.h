@@ -29,10 +29,12 @@ typedef struct {
     int16_t *whole; /* [M][K] */
     int8_t *high;   /* [M][K] */
     int8_t *low;    /* [M][K] */
+    int8_t *pairs;  /* [M][K/4][2][4] four of the high ones, then four of the low ones: AVX-512, without the three above */
     float *sums;    /* [M][G] of whole */
     int32_t *highs; /* [M] sum of high */
     int32_t *lows;  /* [M] sum of low */
     float *scale;   /* [M] */
+    uint16_t *panels; /* bf16 [M/16][K/2][16][2], for many rows */
 } Rows;
 
 #define LARGEST 32639 /* 256 * 127 + 127 */
@@ -64,14 +66,15 @@ typedef struct {
 
 enum { LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND };
 
-/* One level of instructions. `round` fills row `row` of `to` from x [K] fp32, whose groups have `group` columns. Each
-   product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `expand` writes
-   the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h; `step` computes
+/* One level of instructions. `round` fills row `row` of `to` from x [K] of `type`, whose groups have `group` columns. Each
+   product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `many`, where it
+   isn't null, is of any number of rows with `count` blocks and writes y [M][N] of `type`, for which `pack` has put bf16
+   into panels; `expand` writes the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h; `step` computes
    a part of any operation but LINEAR, of which there are as many as tasks.h says. */
 typedef struct {
     const char *name;
     int (*supported)(void);
-    void (*round)(const float *x, int64_t k, int64_t group, int row, const Rows *to);
+    void (*round)(const void *x, int type, int64_t k, int64_t group, int64_t row, const Rows *to);
     void (*int8)(const Weight *w, const Rows *x, int m, int64_t block, float *out);
     void (*int4)(const Weight *w, const Rows *x, int m, int64_t block, float *out);
     void (*bf16)(const Weight *w, const uint16_t *x, int m, int64_t block, float *out);
@@ -79,6 +82,8 @@ typedef struct {
     void (*norm)(const void *x, const void *weight, void *y, int64_t row, int64_t c, float eps, int offset, int type);
     void (*gated)(const void *gate, const void *up, void *y, int64_t count, int type);
     void (*step)(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task);
+    void (*pack)(const uint16_t *x, int64_t m, int64_t k, int64_t panel, uint16_t *to);
+    void (*many)(const Weight *w, const Rows *x, int type, int64_t m, int64_t block, int64_t count, void *y);
 } Level;
 
 extern const Level level_portable, level_avx2, level_avx512, level_neon, level_neon_dot, level_neon_bf16;

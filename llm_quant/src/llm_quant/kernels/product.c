@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-#define SHARE 65536 /* bytes of weights */
+#define SHARE 65536  /* bytes of weights */
+#define MANY_SHARE 3 /* blocks, for many rows */
 
 const Level *chosen;
 
@@ -11,47 +12,56 @@ static _Thread_local struct { void *memory; size_t size; } scratch;
 /* Memory of this thread that stays until the next call; null where there is none. */
 static void *borrow(size_t size) {
     if (size > scratch.size) {
-        void *grown = realloc(scratch.memory, size);
-        if (!grown) return 0;
-        scratch.memory = grown;
-        scratch.size = size;
+        free(scratch.memory);
+        scratch.memory = malloc(size);
+        scratch.size = scratch.memory ? size : 0;
     }
     return scratch.memory;
 }
 
 static size_t aligned(size_t size) { return (size + 63) & ~(size_t)63; }
 
-int round_rows(const Weight *w, const void *x, int type, int64_t m, Rows *rows) {
+/* Whether x is multiplied by what is for many rows. */
+static int many(int64_t m) { return m > MOST_ROWS && chosen->many; }
+
+int64_t parts_of(const Weight *w, int64_t m) {
+    if (w->kind != BF16) return m;
+    return many(m) ? (m + LANES - 1) / LANES : 0;
+}
+
+int make_room(const Weight *w, int64_t m, Rows *rows) {
     int64_t groups = w->k / w->group, all = m * w->k;
-    size_t sizes[] = {aligned(all * 2), aligned(all), aligned(all), aligned(m * groups * 4),
-                      aligned(m * 4), aligned(m * 4), aligned(m * 4), aligned(w->k * 4)};
-    size_t total = 0;
-    for (unsigned i = 0; i < 8; i++) total += sizes[i];
-    char *at = borrow(total + 64);
+    int narrow = w->kind == BF16, level = chosen->many != 0; /* which has the bytes in an order of its own */
+    size_t panels = narrow ? (size_t)(parts_of(w, m) * LANES * w->k) * 2 : 0;
+    if (narrow) all = groups = m = 0;
+    size_t sizes[] = {level ? 0 : all * 2, level ? 0 : all, level ? 0 : all, level ? all * 2 : 0,
+                      m * groups * 4,      m * 4,           m * 4,           m * 4,
+                      panels};
+    enum { COUNT = sizeof sizes / sizeof *sizes };
+    size_t total = 64;
+    for (unsigned i = 0; i < COUNT; i++) total += aligned(sizes[i]);
+    char *at = borrow(total);
     if (!at) return 0;
-    void *parts[8];
-    for (unsigned i = 0; i < 8; i++) {
+    at += -(uintptr_t)at & 63;
+    void *parts[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
         parts[i] = at;
-        at += sizes[i];
+        at += aligned(sizes[i]);
     }
-    *rows = (Rows){parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6]};
-    float *wide = parts[7];
-    for (int64_t row = 0; row < m; row++) {
-        const float *values = (const float *)x + row * w->k;
-        if (type == BFLOAT16) {
-            const uint16_t *narrow = (const uint16_t *)x + row * w->k;
-            for (int64_t k = 0; k < w->k; k++) wide[k] = from_bf16(narrow[k]);
-            values = wide;
-        }
-        chosen->round(values, w->k, w->group, (int)row, rows);
-    }
+    *rows = (Rows){parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7], parts[8]};
     return 1;
+}
+
+void prepare(const Weight *w, const void *x, int type, int64_t m, int64_t part, const Rows *rows) {
+    if (w->kind == BF16) chosen->pack(x, m, w->k, part, rows->panels);
+    else chosen->round((const char *)x + part * w->k * (type == FLOAT32 ? 4 : 2), type, w->k, w->group, part, rows);
 }
 
 static Rows from_row(const Weight *w, const Rows *rows, int64_t row) {
     int64_t groups = w->k / w->group;
-    return (Rows){rows->whole + row * w->k, rows->high + row * w->k, rows->low + row * w->k,
-                  rows->sums + row * groups, rows->highs + row, rows->lows + row, rows->scale + row};
+    return (Rows){rows->whole + row * w->k,     rows->high + row * w->k, rows->low + row * w->k,
+                  rows->pairs + row * 2 * w->k, rows->sums + row * groups, rows->highs + row,
+                  rows->lows + row,             rows->scale + row,       0};
 }
 
 static void write(const Weight *w, const float *out, int64_t rows, int64_t row, int64_t block, void *y, int type) {
@@ -63,7 +73,7 @@ static void write(const Weight *w, const float *out, int64_t rows, int64_t row, 
         }
 }
 
-void multiply(const Weight *w, const void *x, const Rows *rows, int type, int64_t m, int64_t block, void *y) {
+static void by_block(const Weight *w, const void *x, const Rows *rows, int type, int64_t m, int64_t block, void *y) {
     for (int64_t row = 0; row < m; row += MOST_ROWS) {
         float out[MOST_ROWS * LANES];
         int count = (int)(m - row < MOST_ROWS ? m - row : MOST_ROWS);
@@ -77,7 +87,15 @@ void multiply(const Weight *w, const void *x, const Rows *rows, int type, int64_
     }
 }
 
-int64_t share_of(const Weight *w) {
+void multiply(const Weight *w, const void *x, const Rows *rows, int type, int64_t m, int64_t block, int64_t count, void *y) {
+    if (block + count > blocks_of(w)) count = blocks_of(w) - block;
+    if (many(m)) chosen->many(w, rows, type, m, block, count, y);
+    else
+        for (int64_t last = block + count; block < last; block++) by_block(w, x, rows, type, m, block, y);
+}
+
+int64_t share_of(const Weight *w, int64_t m) {
+    if (many(m)) return MANY_SHARE;
     int64_t bytes = LANES * w->k * (w->kind == BF16 ? 4 : w->kind == INT8 ? 2 : 1) / 2;
     return SHARE / bytes + 1;
 }

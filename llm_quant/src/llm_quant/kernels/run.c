@@ -22,10 +22,10 @@ typedef struct {
     const int64_t *starts, *ends;
     Shared *shared;
     int me, threads;
-    /* the rows that this thread rounded last, and of what */
+    /* the rows that this thread prepared last, and of what */
     const void *of;
     int64_t group;
-    int32_t stage;
+    int32_t stage, kind;
     Rows rows;
 } Thread;
 
@@ -54,18 +54,20 @@ static void meet(Thread *t) {
 /* LINEAR: size M N K group, type of the scales; in x [M][K], weight, scale, zero, bias; out y [M][N]. */
 static void product(Thread *t, const Op *op, int64_t task) {
     const Weight w = weight_of(op);
-    if (w.kind != BF16 && (t->of != op->in[0] || t->stage != op->stage || t->group != w.group)) {
-        if (!round_rows(&w, op->in[0], op->type, op->size[0], &t->rows)) {
+    int64_t m = op->size[0], parts = parts_of(&w, m);
+    if (parts && (t->of != op->in[0] || t->stage != op->stage || t->group != w.group || t->kind != op->kind)) {
+        if (!make_room(&w, m, &t->rows)) {
             atomic_store_explicit(&t->shared->failed, 1, memory_order_relaxed);
             return;
         }
+        for (int64_t part = 0; part < parts; part++) prepare(&w, op->in[0], op->type, m, part, &t->rows);
         t->of = op->in[0];
         t->stage = op->stage;
         t->group = w.group;
+        t->kind = op->kind;
     }
-    int64_t share = share_of(&w), last = (task + 1) * share, blocks = blocks_of(&w);
-    for (int64_t block = task * share; block < last && block < blocks; block++)
-        multiply(&w, op->in[0], &t->rows, op->type, op->size[0], block, op->out[0]);
+    int64_t share = share_of(&w, m);
+    multiply(&w, op->in[0], &t->rows, op->type, m, task * share, share, op->out[0]);
 }
 
 static void compute(Thread *t, const Op *op, int64_t task) {
@@ -105,12 +107,12 @@ static void all_stages(Thread *t, int64_t count) {
 EXPORT int llm_quant_run(const Op *ops, int64_t count, const int64_t *starts, const int64_t *ends, int32_t threads) {
     Shared shared = {0};
     if (threads <= 1) {
-        Thread one = {ops, starts, ends, &shared, 0, 1, 0, 0, -1, {0}};
+        Thread one = {ops, starts, ends, &shared, 0, 1, 0, 0, -1, 0, {0}};
         all_stages(&one, count);
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            Thread one = {ops, starts, ends, &shared, omp_get_thread_num(), omp_get_num_threads(), 0, 0, -1, {0}};
+            Thread one = {ops, starts, ends, &shared, omp_get_thread_num(), omp_get_num_threads(), 0, 0, -1, 0, {0}};
             all_stages(&one, count);
         }
     }

@@ -24,7 +24,7 @@ static inline int64_t tasks_of(const Op *op, const int64_t *ends) {
     switch (op->code) {
     case LINEAR: {
         Weight w = weight_of(op);
-        int64_t share = share_of(&w);
+        int64_t share = share_of(&w, op->size[0]);
         return (blocks_of(&w) + share - 1) / share;
     }
     case GELU: case CAP: case ADD: case MULTIPLY: case SCALE: case DIVIDE:
