@@ -33,7 +33,7 @@ FIXED void int8_tile(const int M, const int B, const Weight *w, const Rows *x, i
         EACH(c, C) {
             __m512i weight[WIDE];
             EACH(b, B) weight[b] = _mm512_loadu_si512(bytes + b * next + (k + 4 * c) * LANES);
-            if (B == 1) _mm_prefetch((const char *)bytes + (k + 4 * c) * LANES + AHEAD, _MM_HINT_T0);
+            EACH(b, B) _mm_prefetch((const char *)bytes + b * next + (k + 4 * c) * LANES + AHEAD, _MM_HINT_T0);
             EACH(m, M) {
                 const int8_t *at = pairs + m * apart + 2 * (k + 4 * c);
                 EACH(b, B) above[m][b][c] = add_products(above[m][b][c], weight[b], four(at));
@@ -77,7 +77,7 @@ FIXED void int4_tile(const int M, const int B, const Weight *w, const Rows *x, i
         for (int64_t k = g * w->group; k < (g + 1) * w->group; k += 8) {
             __m512i both[WIDE];
             EACH(b, B) both[b] = _mm512_loadu_si512(bytes + b * next + k * (LANES / 2));
-            if (B == 1) _mm_prefetch((const char *)bytes + k * (LANES / 2) + AHEAD, _MM_HINT_T0);
+            EACH(b, B) _mm_prefetch((const char *)bytes + b * next + k * (LANES / 2) + AHEAD, _MM_HINT_T0);
             EACH(half, 2) {
                 __m512i weight[WIDE];
                 const int c = split ? half : 0;
