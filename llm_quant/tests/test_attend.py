@@ -66,10 +66,17 @@ CASES = {
     "odd sizes": ((2, 6, 3, 2, 20, 12), [17, 5], 32, {}),
     "a head of 80": ((1, 2, 2, 3, 80, 80), [33], 48, {}),
     "many queries": ((1, 16, 1, 5, 32, 32), [100], 128, {}),
+    "more queries than go together": ((1, 7, 1, 9, 40, 72), [300], 320, {}),
     "several chunks": ((2, 4, 2, 2, 16, 16), [1400, 513], 1500, {}),
     "a window": ((2, 4, 4, 2, 16, 16), [90, 60], 200, {"window": 33}),
     "a window that wrapped around": ((2, 4, 2, 2, 16, 16), [90, 61], 40, {"window": 33}),
     "a cap": ((1, 4, 2, 2, 16, 16), [50], 64, {"cap": 3.0}),
+    "distances that wrapped around": (
+        (1, 2, 1, 3, 32, 32),
+        [700],
+        600,
+        {"slopes": torch.tensor([0.5, 0.01]), "window": 590},
+    ),
     "distances": ((2, 4, 2, 2, 16, 16), [50, 20], 64, {"slopes": torch.tensor([0.5, 0.25, 0.1, 0.01])}),
 }
 
@@ -101,6 +108,41 @@ def test_a_query_is_the_same_alone_and_among_others(level: str, dtype: torch.dty
         alone = steps.attend(q[b : b + 1, :, t : t + 1], row, [starts[b] + t], [starts[b] + t + 1], scale=0.25)
         assert alone is not None
         assert torch.equal(alone[0, :, 0], together[b, :, t])
+
+
+@pytest.mark.parametrize("slots", [150, 1100])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [20, 64, 80, 128])
+def test_attention_over_a_cache_of_int8(level: str, size: int, dtype: torch.dtype, slots: int) -> None:
+    torch.manual_seed(4)
+    cache = tuple(torch.randint(-127, 128, (2, 2, slots, size), dtype=torch.int8) for _ in range(2))
+    scales = tuple(torch.rand(2, 2, slots) / 50 for _ in range(2))
+    plain = [each.double() * scale[..., None] for each, scale in zip(cache, scales, strict=True)]
+    q, ends = heads_last(2, 14, 3, size, dtype), [slots, slots - 37]
+    starts, options = [end - 3 for end in ends], {"window": None, "cap": 0.0, "slopes": None, "scale": size**-0.5}
+    found = steps.attend(q, (*cache, *scales), starts, ends, **options)
+    assert found is not None
+    bound = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 1e-4}
+    assert_close(found.double(), defined(q, *plain, starts, **options), **bound)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8])
+def test_the_number_of_threads_changes_nothing(level: str, kind: torch.dtype) -> None:
+    torch.manual_seed(5)
+    q, ends = heads_last(2, 8, 2, 64, torch.float32 if kind == torch.float32 else torch.bfloat16), [9000, 3000]
+    cache = tuple((30 * torch.randn(2, 2, 9000, 64)).clamp(-127, 127).to(kind) for _ in range(2))
+    cache += tuple(torch.rand(2, 2, 9000) / 30 for _ in range(2)) if kind == torch.int8 else ()
+    found, threads = [], torch.get_num_threads()
+    try:
+        for many in (1, 2, 3):
+            torch.set_num_threads(many)
+            found.append(steps.attend(q, cache, [8998, 2998], ends, scale=0.05))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] is not None
+    assert found[0].isfinite().all()
+    assert torch.equal(found[0], found[1])  # type: ignore[arg-type]
+    assert torch.equal(found[0], found[2])  # type: ignore[arg-type]
 
 
 def test_what_lies_beyond_a_row_is_never_seen(level: str) -> None:

@@ -10,49 +10,14 @@
 
 #include <math.h>
 #include <stdatomic.h>
-#include <string.h>
-
+#include "attend_plain.h"
 #include "steps.h"
-#include "tasks.h"
 
-#define KEYS 16    /* that are widened to fp32 at a time */
-#define QUERIES 8  /* that go over them at a time */
-#define WIDEST 512 /* size of a head */
-
-typedef float Vec __attribute__((vector_size(64)));
-
-static inline Vec vec(const float *from) {
-    Vec v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-static inline void keep(float *to, Vec v) { memcpy(to, &v, sizeof v); }
-
-static inline float sum_of(Vec v) {
-    float part[16];
-    keep(part, v);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
-}
-
-#ifndef SUMS /* a level may have a way to the sums of 16 registers at a time */
-#define TOGETHER 4
+#ifndef SCORES /* a level may have ways of its own: what it makes of the queries, of a block of keys, and of values */
+#define PREPARE plain_queries
+#define SCORES plain_scores
+#define VALUES plain_values
 #endif
-
-static inline int64_t padded(int64_t size) { return (size + 15) & ~(int64_t)15; }
-
-/* `count` numbers times `scale` as fp32, and zeros up to a whole register. */
-static inline void widen(const void *from, int64_t at, int type, float scale, int64_t count, float *to) {
-    if (type == FLOAT32)
-        for (int64_t i = 0; i < count; i++) to[i] = ((const float *)from)[at + i] * scale;
-    else if (type == BFLOAT16)
-        for (int64_t i = 0; i < count; i++) to[i] = from_bf16(((const uint16_t *)from)[at + i]) * scale;
-    else
-        for (int64_t i = 0; i < count; i++) to[i] = ((const int8_t *)from)[at + i] * scale;
-    for (int64_t i = count; i < padded(count); i++) to[i] = 0;
-}
 
 /* `count` fp32 numbers as numbers of `type`. */
 static inline void narrow(const float *from, int64_t count, int type, void *to, int64_t at) {
@@ -60,91 +25,77 @@ static inline void narrow(const float *from, int64_t count, int type, void *to, 
     else for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i] = to_bf16(from[i]);
 }
 
-/* KEYS rows of a cache from slot `slot` on, of which `count` are there. */
-static inline void widen_rows(const Op *op, int which, int64_t head, int64_t slot, int64_t count, float *to) {
-    int64_t slots = op->size[6], size = op->size[4 + which], width = padded(size);
-    const float *scales = op->in[4 + which];
-    for (int64_t i = 0; i < KEYS; i++) {
-        int64_t row = head * slots + slot + i;
-        if (i < count) widen(op->in[1 + which], row * size, op->kind, scales ? scales[row] : 1.0f, size, to + i * width);
-        else memset(to + i * width, 0, width * sizeof *to);
-    }
+static inline void soft_cap(float cap, int64_t count, float *scores) { /* cap * tanh(score / cap) */
+    for (int64_t i = 0; i < count; i++)
+        scores[i] = (1.0f - 2.0f / (1.0f + exponential(scores[i] * (2.0f / cap)))) * cap;
 }
 
-/* The products of one query with KEYS keys. */
-static inline void dots(const float *q, const float *keys, int64_t width, float *scores) {
-    for (int first = 0; first < KEYS; first += TOGETHER) {
-        Vec sum[KEYS];
-        for (int i = 0; i < TOGETHER; i++) sum[i] = (Vec){0};
-        for (int64_t j = 0; j < width; j += 16) {
-            Vec a = vec(q + j);
-            for (int i = 0; i < TOGETHER; i++) sum[i] += a * vec(keys + (first + i) * width + j);
-        }
-#ifdef SUMS
-        SUMS(sum, scores);
-#else
-        for (int i = 0; i < TOGETHER; i++) scores[first + i] = sum_of(sum[i]);
-#endif
-    }
-}
-
-/* acc [width] += KEYS values [width], each times its weight. */
-static inline void add_values(const float *weights, const float *values, int64_t width, float *acc) {
-    int64_t j = 0;
-    for (; j + 64 <= width; j += 64) {
-        Vec a = vec(acc + j), b = vec(acc + j + 16), c = vec(acc + j + 32), d = vec(acc + j + 48);
-        for (int i = 0; i < KEYS; i++) {
-            const float *v = values + i * width + j;
-            a += weights[i] * vec(v);
-            b += weights[i] * vec(v + 16);
-            c += weights[i] * vec(v + 32);
-            d += weights[i] * vec(v + 48);
-        }
-        keep(acc + j, a);
-        keep(acc + j + 16, b);
-        keep(acc + j + 32, c);
-        keep(acc + j + 48, d);
-    }
-    for (; j < width; j += 16) {
-        Vec a = vec(acc + j);
-        for (int i = 0; i < KEYS; i++) a += weights[i] * vec(values + i * width + j);
-        keep(acc + j, a);
-    }
+/* Lower the scores of slots that hold the positions from `at` on by their distance, and leave out what p doesn't see. */
+static inline void mask_run(float slope, int64_t window, int64_t p, int64_t at, int64_t count, float *scores) {
+    int64_t least = window ? p - window : -1; /* positions begin at 0 */
+    if (slope != 0)
+        for (int64_t i = 0; i < count; i++) scores[i] -= slope * (float)(p - (at + i));
+    for (int64_t i = 0; i < count && at + i <= least; i++) scores[i] = -INFINITY;
+    for (int64_t i = p + 1 > at ? p + 1 - at : 0; i < count; i++) scores[i] = -INFINITY;
 }
 
 /* Cap the scores of the slots from `first` on, lower them by distance and leave out what position p doesn't see. */
 static inline void mask(const Op *op, int64_t head, int64_t p, int64_t end, int64_t first, int64_t count, float *scores) {
-    const float *slopes = op->in[3], cap = op->number[1];
-    int64_t slots = op->size[6], window = op->size[7], newest = end < 1 ? 0 : end - 1;
-    if (cap > 0)
-        for (int64_t i = 0; i < count; i++) scores[i] = tanhf(scores[i] / cap) * cap;
-    if (end <= slots && !window && !slopes) { /* slots are positions */
-        for (int64_t i = p + 1 > first ? p + 1 - first : 0; i < count; i++) scores[i] = -INFINITY;
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        int64_t slot = first + i, at = end <= slots ? slot : newest - ((newest - slot) % slots + slots) % slots;
-        if (slopes) scores[i] -= slopes[head] * (float)(p - at);
-        if (at > p || (window && at <= p - window)) scores[i] = -INFINITY;
-    }
+    const float *slopes = op->in[3], slope = slopes ? slopes[head] : 0.0f, cap = op->number[1];
+    int64_t slots = op->size[6], window = op->size[7], newest = end < 1 ? 0 : end - 1, turn = newest / slots * slots;
+    int64_t now = newest - turn + 1 - first; /* of them are of this turn of the slots, the others of the turn before */
+    now = end <= slots || now > count ? count : now < 0 ? 0 : now;
+    if (cap > 0) soft_cap(cap, count, scores);
+    mask_run(slope, window, p, turn + first, now, scores);
+    mask_run(slope, window, p, turn - slots + first + now, count - now, scores + now);
 }
 
-/* Scores become e^(score - largest); the largest, and the sum. `count` is a multiple of 16. */
-static inline void soften(float *scores, int64_t count, float *largest_of, float *sum_of_all) {
-    float most[16], part[16] = {0}, top = -INFINITY, sum = 0;
-    for (int j = 0; j < 16; j++) most[j] = -INFINITY;
-    for (int64_t i = 0; i < count; i += 16)
-        for (int j = 0; j < 16; j++) most[j] = scores[i + j] > most[j] ? scores[i + j] : most[j];
-    for (int j = 0; j < 16; j++) top = most[j] > top ? most[j] : top;
-    float below = top == -INFINITY ? 0.0f : top; /* where nothing is seen, all become 0 */
-    for (int64_t i = 0; i < count; i += 16)
+/* The largest of some numbers by their bits, made to order like whole numbers; NaN may be it. */
+static inline float largest_of(const float *x, int64_t count, float least) {
+    union { float f; int32_t i; } v = {.f = least};
+    int32_t most = v.i ^ (v.i >> 31 & 0x7fffffff);
+    for (int64_t k = 0; k < count; k++) {
+        union { float f; int32_t i; } w = {.f = x[k]};
+        int32_t order = w.i ^ (w.i >> 31 & 0x7fffffff);
+        most = order > most ? order : most;
+    }
+    v.i = most ^ (most >> 31 & 0x7fffffff);
+    return v.f;
+}
+
+#ifndef EXPONENTIALS
+/* x becomes e^(x - below), and is added to part [16]; `count` is a multiple of 16. */
+static inline void exponentials(float *restrict x, int64_t count, float below, float *restrict part) {
+    float sum[16];
+    memcpy(sum, part, sizeof sum);
+    for (int64_t k = 0; k < count; k += 16)
         for (int j = 0; j < 16; j++) {
-            scores[i + j] = exponential(scores[i + j] - below);
-            part[j] += scores[i + j];
+            x[k + j] = exponential(x[k + j] - below);
+            sum[j] += x[k + j];
         }
+    memcpy(part, sum, sizeof sum);
+}
+#define EXPONENTIALS exponentials
+#endif
+
+/* The scores of query i become e^(score - largest), and what was summed before follows when there is a larger one.
+   `count` is a multiple of 16. */
+static inline void soften(Some *s, int64_t i, int64_t count, int64_t deep) {
+    float *scores = s->scores[i], *part = s->part[i], *acc = s->acc + i * deep;
+    float before = s->top[i], top = largest_of(scores, count, before);
+    if (top > before) { /* not where it is NaN, which shows in the sum */
+        float factor = exponential(before - top);
+        for (int j = 0; j < 16; j++) part[j] *= factor;
+        for (int64_t j = 0; j < deep; j++) acc[j] *= factor;
+        s->top[i] = top;
+    }
+    EXPONENTIALS(scores, count, s->top[i] == -INFINITY ? 0.0f : s->top[i], part); /* where nothing is seen, all become 0 */
+}
+
+static inline float total(const float *part) {
+    float sum = 0;
     for (int j = 0; j < 16; j++) sum += part[j];
-    *largest_of = top;
-    *sum_of_all = sum;
+    return sum;
 }
 
 /* Where the partial result of a chunk lies: its largest score, its sum, and values [padded V] not yet divided. */
@@ -162,64 +113,51 @@ static inline void put_out(const Op *op, int64_t b, int64_t kv, int64_t query, c
     narrow(y, size, op->type, op->out[0], at);
 }
 
-/* The scores [many][CHUNK] of up to QUERIES queries of a kv head for the slots from `first` to `last`. */
-static inline void score(const Op *op, int64_t b, int64_t kv, int64_t first, int64_t last, int64_t from, int64_t many,
-                         float *rows, float *scores) {
-    int64_t time = op->size[1], kvs = op->size[3], size = op->size[4], group = op->size[2] / kvs, width = padded(size);
-    int64_t head = b * kvs + kv, at[QUERIES];
-    float q[QUERIES * WIDEST];
+/* Queries of a kv head, none of whose keys were looked at yet. */
+static inline void begin(Some *s, const Op *op, int64_t b, int64_t kv, int64_t from, int64_t many) {
+    int64_t time = op->size[1], group = op->size[2] / op->size[3], deep = padded(op->size[5]);
+    s->op = op;
+    s->head = b * op->size[3] + kv;
+    s->many = many;
     for (int64_t i = 0; i < many; i++) {
         int64_t query = from + i, h = kv * group + query % group;
-        at[i] = (b * time + query / group) * op->size[8] + h * op->size[9];
+        s->at[i] = (b * time + query / group) * op->size[8] + h * op->size[9];
+        s->top[i] = -INFINITY;
     }
-#ifdef SCORES_BF16
-    if (op->type == BFLOAT16 && op->kind == BFLOAT16) {
-        uint16_t *bits = (uint16_t *)q;
-        for (int64_t i = 0; i < many; i++) memcpy(bits + i * size, (const uint16_t *)op->in[0] + at[i], 2 * size);
-        for (int64_t slot = first; slot < last; slot += KEYS) {
-            const uint16_t *keys = (const uint16_t *)op->in[1] + (head * op->size[6] + slot) * size;
-            SCORES_BF16(bits, (int)many, keys, last - slot, size, op->number[0], scores + (slot - first), CHUNK);
-        }
-        return;
-    }
-#endif
-    for (int64_t i = 0; i < many; i++) widen(op->in[0], at[i], op->type, op->number[0], size, q + i * width);
-    for (int64_t slot = first; slot < last; slot += KEYS) {
-        widen_rows(op, 0, head, slot, last - slot, rows);
-        for (int64_t i = 0; i < many; i++) dots(q + i * width, rows, width, scores + i * CHUNK + (slot - first));
-    }
+    memset(s->part, 0, many * sizeof *s->part);
+    memset(s->acc, 0, many * deep * sizeof *s->acc);
+    PREPARE(s);
 }
 
 /* Up to QUERIES queries of a kv head over a chunk of slots. */
 static inline void attend_some(const Op *op, int64_t start, int64_t end, int64_t b, int64_t kv, int64_t chunk,
                                int64_t from, int64_t many) {
-    int64_t kvs = op->size[3], group = op->size[2] / kvs, deep = padded(op->size[5]), head = b * kvs + kv;
+    int64_t group = op->size[2] / op->size[3], deep = padded(op->size[5]), newest = end < 1 ? 0 : end - 1;
     int64_t first = chunk * CHUNK, last = filled(op, end) < first + CHUNK ? filled(op, end) : first + CHUNK;
     int64_t farthest = start + (from + many - 1) / group + 1; /* later keys are seen by none of these */
     if (end <= op->size[6] && farthest < last) last = farthest > first ? farthest : first;
-    int64_t count = padded(last - first), newest = end < 1 ? 0 : end - 1;
-    float scores[QUERIES][CHUNK], rows[KEYS * WIDEST], acc[QUERIES * WIDEST], top[QUERIES], sum[QUERIES];
-    score(op, b, kv, first, last, from, many, rows, scores[0]);
-    for (int64_t i = 0; i < many; i++) {
-        int64_t query = from + i, t = query / group, p = start + t < newest ? start + t : newest;
-        mask(op, kv * group + query % group, p, end, first, last - first, scores[i]);
-        for (int64_t j = last - first; j < count; j++) scores[i][j] = -INFINITY;
-        soften(scores[i], count, top + i, sum + i);
-    }
-    memset(acc, 0, many * deep * sizeof *acc);
-    for (int64_t slot = first; slot < last; slot += KEYS) {
-        widen_rows(op, 1, head, slot, last - slot, rows);
-        for (int64_t i = 0; i < many; i++) add_values(scores[i] + (slot - first), rows, deep, acc + i * deep);
+    Some s;
+    begin(&s, op, b, kv, from, many);
+    for (int64_t slot = first; slot < last; slot += BLOCK) {
+        int64_t count = last - slot < BLOCK ? last - slot : BLOCK;
+        SCORES(&s, slot, count);
+        for (int64_t i = 0; i < many; i++) {
+            int64_t query = from + i, t = query / group, p = start + t < newest ? start + t : newest;
+            mask(op, kv * group + query % group, p, end, slot, count, s.scores[i]);
+            for (int64_t j = count; j < padded(count); j++) s.scores[i][j] = -INFINITY;
+            soften(&s, i, padded(count), deep);
+        }
+        VALUES(&s, slot, count);
     }
     for (int64_t i = 0; i < many; i++) {
         if (chunks_of(op, end) == 1) {
-            put_out(op, b, kv, from + i, acc + i * deep, sum[i]);
+            put_out(op, b, kv, from + i, s.acc + i * deep, total(s.part[i]));
             continue;
         }
-        float *kept = partial(op, head, chunk, from + i);
-        kept[0] = top[i];
-        kept[1] = sum[i];
-        memcpy(kept + 2, acc + i * deep, deep * sizeof *acc);
+        float *kept = partial(op, s.head, chunk, from + i);
+        kept[0] = s.top[i];
+        kept[1] = total(s.part[i]);
+        memcpy(kept + 2, s.acc + i * deep, deep * sizeof *s.acc);
     }
 }
 
@@ -243,8 +181,8 @@ static inline void merge(const Op *op, int64_t b, int64_t kv, int64_t chunks) {
 }
 
 static void attend(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task) {
-    int64_t rows = op->size[0], kvs = op->size[3], queries = op->size[1] * op->size[2] / kvs;
-    int64_t kv = task % kvs, b = task / kvs % rows, chunk = task / kvs / rows, chunks = chunks_of(op, ends[b]);
+    int64_t kvs = op->size[3], queries = op->size[1] * op->size[2] / kvs, most = most_chunks(op, ends);
+    int64_t chunk = task % most, kv = task / most % kvs, b = task / most / kvs, chunks = chunks_of(op, ends[b]);
     if (chunk >= chunks) return;
     for (int64_t from = 0; from < queries; from += QUERIES) {
         int64_t many = queries - from < QUERIES ? queries - from : QUERIES;

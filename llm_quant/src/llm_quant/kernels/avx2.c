@@ -5,6 +5,20 @@
 #include <immintrin.h>
 
 #include "rounding.h"
+
+/* The sum of each of 8 registers. */
+static inline void sums(const __m256 v[8], float *out) {
+    __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    __m256 last = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+    __m256 low = _mm256_permute2f128_ps(first, last, 0x20), high = _mm256_permute2f128_ps(first, last, 0x31);
+    _mm256_storeu_ps(out, _mm256_add_ps(low, high));
+}
+
+#define VEC 8
+#define FUSED(a, b, c) ((Vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define SUMS(v, out) sums((const __m256 *)(v), out)
+#define TOGETHER 8
+#define TILE 8
 #include "ops.h"
 
 static int supported(void) {

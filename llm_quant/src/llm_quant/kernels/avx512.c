@@ -11,18 +11,10 @@ static int supported(void) {
            __builtin_cpu_supports("avx512bf16");
 }
 
-static inline __m512 numbers(const void *x, int64_t index, int type, __mmask16 there) {
-    if (type == FLOAT32) return _mm512_maskz_loadu_ps(there, (const float *)x + index);
-    __m256i bits = _mm256_maskz_loadu_epi16(there, (const uint16_t *)x + index);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-static inline __mmask16 up_to(int64_t count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
-
 static float largest(const void *x, int64_t k, int type) { /* of bits, which order like sizes: NaN is after infinity */
     __m512i most = _mm512_setzero_si512();
     for (int64_t i = 0; i < k; i += 16) {
-        __m512i bits = _mm512_castps_si512(numbers(x, i, type, up_to(k - i)));
+        __m512i bits = _mm512_castps_si512(number(type, (__mmask16)first_of(k - i), x, i));
         most = _mm512_max_epu32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
     }
     union { uint32_t u; float f; } v = {.u = _mm512_reduce_max_epu32(most)};
@@ -40,15 +32,15 @@ static void round_avx512(const void *x, int type, int64_t k, int64_t group, int6
         __m512i above = _mm512_setzero_si512(), below = _mm512_setzero_si512();
         int64_t end = (g + 1) * group;
         for (int64_t i = g * group; i < end; i += 16) {
-            __mmask16 there = finite ? up_to(end - i) : 0;
-            __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(numbers(x, i, type, there), inverse));
+            __mmask16 there = finite ? (__mmask16)first_of(end - i) : 0;
+            __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(number(type, there, x, i), inverse));
             __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(128)), 8);
             __m512i low = _mm512_sub_epi32(whole, _mm512_slli_epi32(high, 8));
             above = _mm512_add_epi32(above, high);
             below = _mm512_add_epi32(below, low);
             __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(low);
             __m256i both = _mm256_set_m128i(_mm_unpackhi_epi32(h, l), _mm_unpacklo_epi32(h, l));
-            _mm256_mask_storeu_epi64(pairs + 2 * i, (__mmask8)up_to((end - i) / 4), both);
+            _mm256_mask_storeu_epi64(pairs + 2 * i, (__mmask8)first_of((end - i) / 4), both);
         }
         int32_t high_sum = _mm512_reduce_add_epi32(above), low_sum = _mm512_reduce_add_epi32(below);
         to->sums[row * (k / group) + g] = (float)high_sum * 256.0f + (float)low_sum;
@@ -67,34 +59,12 @@ static inline void sums(__m512 v[16], float *out) {
     _mm512_storeu_ps(out, v[0]);
 }
 
-/* The products of up to 8 queries [many][size] with 16 keys [16][size], of which `count` are there, all in bf16: columns
-   of keys are put side by side, so that nothing is summed across a register. scores [many][apart]. */
-static inline void scores_bf16(const uint16_t *q, int many, const uint16_t *keys, int64_t count, int64_t size, float scale,
-                               float *scores, int64_t apart) {
-    __m512 sum[8];
-    for (int m = 0; m < 8; m++) sum[m] = _mm512_setzero_ps();
-    for (int64_t j = 0; j < size; j += 32) {
-        __mmask32 there = size - j >= 32 ? ~(__mmask32)0 : (__mmask32)((1ull << (size - j)) - 1);
-        __m512i rows[16];
-        for (int i = 0; i < 16; i++) rows[i] = _mm512_maskz_loadu_epi16(i < count ? there : 0, keys + i * size + j);
-        transpose(rows);
-        for (int m = 0; m < many; m++) {
-            int32_t pairs[16];
-            _mm512_storeu_si512(pairs, _mm512_maskz_loadu_epi16(there, q + m * size + j));
-            __m512 other = _mm512_setzero_ps(); /* two sums, so that neither waits long for itself */
-            for (int p = 0; p < 16; p += 2) {
-                sum[m] = _mm512_dpbf16_ps(sum[m], (__m512bh)rows[p], (__m512bh)_mm512_set1_epi32(pairs[p]));
-                other = _mm512_dpbf16_ps(other, (__m512bh)rows[p + 1], (__m512bh)_mm512_set1_epi32(pairs[p + 1]));
-            }
-            sum[m] = _mm512_add_ps(sum[m], other);
-        }
-    }
-    for (int m = 0; m < many; m++) _mm512_storeu_ps(scores + m * apart, _mm512_mul_ps(sum[m], _mm512_set1_ps(scale)));
-}
-
-#define SCORES_BF16 scores_bf16
+#define VEC 16
+#define FUSED(a, b, c) ((Vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define SUMS(v, out) sums((__m512 *)(v), out)
 #define TOGETHER KEYS
+#define TILE 8
+#include "attend_avx512.h"
 #include "ops.h"
 
 /* 64 columns of a block from column k on, one register for each of its rows. */

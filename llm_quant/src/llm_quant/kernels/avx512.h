@@ -29,6 +29,19 @@ static inline __m512 zeros(const Weight *w, int64_t index) {
 /* In what follows M (and the like) is a constant wherever it is inlined, so that the sums live in registers. */
 #define FIXED static inline __attribute__((always_inline))
 
+static inline __mmask64 first_of(int64_t count) { /* lanes; none for a negative count */
+    return count >= 64 ? ~(__mmask64)0 : count <= 0 ? 0 : ((__mmask64)1 << count) - 1;
+}
+
+/* 16 numbers of a row, from j on, of which `there` are there, as fp32. */
+FIXED __m512 number(const int kind, __mmask16 there, const void *row, int64_t j) {
+    if (kind == FLOAT32) return _mm512_maskz_loadu_ps(there, (const float *)row + j);
+    if (kind == WHOLE8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, (const int8_t *)row + j)));
+    __m256i bits = _mm256_maskz_loadu_epi16(there, (const uint16_t *)row + j);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
 /* Add to each lane the products of four bytes without a sign with four bytes with one. */
 FIXED Sums add_products(Sums sum, __m512i weights, __m512i x) {
     return (Sums)_mm512_dpbusd_epi32((__m512i)sum, weights, x);

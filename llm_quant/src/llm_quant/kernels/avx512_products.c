@@ -128,7 +128,7 @@ void int4_avx512(const Weight *w, const Rows *x, int m, int64_t block, float *ou
 
 /* Write the numbers of up to 16 rows of weights, from row n on, at one row of y [..][N], with their bias. */
 static inline void write(const Weight *w, __m512 values, int64_t row, int64_t n, int type, void *y) {
-    __mmask16 there = w->n - n >= LANES ? 0xffff : (__mmask16)((1u << (w->n - n)) - 1);
+    __mmask16 there = (__mmask16)first_of(w->n - n);
     if (w->bias) values = _mm512_add_ps(values, _mm512_maskz_loadu_ps(there, w->bias + n));
     int64_t at = row * w->n + n;
     if (type == FLOAT32) _mm512_mask_storeu_ps((float *)y + at, there, values);
@@ -166,7 +166,7 @@ FIXED void bf16_row(const int M, const Weight *w, const uint16_t *x, int first, 
                 sum[c][m] = _mm512_dpbf16_ps(sum[c][m], row, (__m512bh)_mm512_loadu_si512(x + m * w->k + k + 32 * c));
         }
     for (; k < w->k; k += 32) {
-        __mmask32 there = w->k - k >= 32 ? ~(__mmask32)0 : (__mmask32)((1ull << (w->k - k)) - 1);
+        __mmask32 there = (__mmask32)first_of(w->k - k);
         __m512bh row = (__m512bh)_mm512_maskz_loadu_epi16(there, weight + k);
         for (int m = 0; m < M; m++)
             sum[0][m] = _mm512_dpbf16_ps(sum[0][m], row, (__m512bh)_mm512_maskz_loadu_epi16(there, x + m * w->k + k));
@@ -189,7 +189,7 @@ void bf16_avx512(const Weight *w, const uint16_t *x, int m, int64_t block, float
 /* The 16 rows of one panel of x [M][K] as [K/2][16][2], zeros where there are fewer. */
 void pack_avx512(const uint16_t *x, int64_t m, int64_t k, int64_t panel, uint16_t *to) {
     for (int64_t j = 0; j < k; j += 32) {
-        __mmask32 there = k - j >= 32 ? ~(__mmask32)0 : (__mmask32)((1ull << (k - j)) - 1);
+        __mmask32 there = (__mmask32)first_of(k - j);
         __m512i v[16];
         for (int i = 0; i < 16; i++) {
             int64_t row = panel * PANEL + i;

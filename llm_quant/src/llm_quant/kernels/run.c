@@ -82,15 +82,16 @@ static void stage(Thread *t, int64_t first, int64_t last) {
             for (int64_t task = 0; task < tasks_of(t->ops + i, t->ends); task++) compute(t, t->ops + i, task);
         return;
     }
-    int64_t before = 0, i = first, count = tasks_of(t->ops + i, t->ends);
+    int64_t before = 0, i = first, tasks = tasks_of(t->ops + i, t->ends), span = span_of(t->ops + i, tasks, t->threads);
     for (;;) {
-        int64_t task = atomic_fetch_add_explicit(&t->shared->task, 1, memory_order_relaxed);
-        while (task >= before + count) {
-            before += count;
+        int64_t taken = atomic_fetch_add_explicit(&t->shared->task, 1, memory_order_relaxed) - before;
+        for (int64_t turns; taken >= (turns = (tasks + span - 1) / span); taken -= turns) {
+            before += turns;
             if (++i == last) return;
-            count = tasks_of(t->ops + i, t->ends);
+            tasks = tasks_of(t->ops + i, t->ends);
+            span = span_of(t->ops + i, tasks, t->threads);
         }
-        compute(t, t->ops + i, task - before);
+        for (int64_t task = taken * span; task < (taken + 1) * span && task < tasks; task++) compute(t, t->ops + i, task);
     }
 }
 

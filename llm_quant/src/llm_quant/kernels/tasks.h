@@ -20,6 +20,16 @@ static inline int64_t filled(const Op *op, int64_t end) {
 
 static inline int64_t chunks_of(const Op *op, int64_t end) { return (filled(op, end) + CHUNK - 1) / CHUNK; }
 
+/* Of the longest row. */
+static inline int64_t most_chunks(const Op *op, const int64_t *ends) {
+    int64_t most = 1;
+    for (int64_t b = 0; b < op->size[0]; b++) {
+        int64_t chunks = chunks_of(op, ends[b]);
+        most = chunks > most ? chunks : most;
+    }
+    return most;
+}
+
 static inline int64_t tasks_of(const Op *op, const int64_t *ends) {
     switch (op->code) {
     case LINEAR: {
@@ -29,17 +39,17 @@ static inline int64_t tasks_of(const Op *op, const int64_t *ends) {
     }
     case GELU: case CAP: case ADD: case MULTIPLY: case SCALE: case DIVIDE:
         return (op->size[0] + PIECE - 1) / PIECE;
-    case ATTEND: {
-        int64_t most = 1;
-        for (int64_t b = 0; b < op->size[0]; b++) {
-            int64_t chunks = chunks_of(op, ends[b]);
-            most = chunks > most ? chunks : most;
-        }
-        return most * op->size[0] * op->size[3];
-    }
+    case ATTEND: /* chunk by chunk of a kv head, then the next head */
+        return most_chunks(op, ends) * op->size[0] * op->size[3];
     default: /* rows */
         return op->size[0];
     }
 }
 
+/* How many tasks in a row a thread takes: it reads on where it was in a cache, which the processor foresees, and there
+   are still enough for all to end at about the same time. */
+static inline int64_t span_of(const Op *op, int64_t tasks, int threads) {
+    int64_t span = op->code == ATTEND ? tasks / (8 * threads) : 1;
+    return span < 1 ? 1 : span;
+}
 #endif
