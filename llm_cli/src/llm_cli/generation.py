@@ -11,6 +11,7 @@ import llm_sampler
 from llm_cli.completion import Completion, Piece, Row, TokenLogprob, with_speculation
 from llm_cli.drafting import Propose, proposer
 from llm_cli.feeding import Feeder
+from llm_cli.huge_pages import Settling
 from llm_cli.options import Options
 from llm_cli.reading import PromptCache, padded
 from llm_cli.stopping import StopText
@@ -26,7 +27,7 @@ class Generation:
     `continued` says that the prompts are beginnings of the texts that are generated. `completions` has what there is so
     far: prompt by prompt, and sample by sample of each. What can be wrong with
     prompts and options raises ValueError here, before any work. `draft` is the draft model of speculative decoding,
-    `step` what is called in place of the model to read and to decode.
+    `step` what is called in place of the model to read and to decode, `settling` what may be done between two steps.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Generation:
         cache: PromptCache | None = None,
         draft: Any = None,
         step: Any = None,
+        settling: Settling | None = None,
     ) -> None:
         check_prompts(prompts, vocab_size=model.config.vocab_size, limit=limit)
         if options.stop_texts and tokenizer is None:
@@ -65,7 +67,8 @@ class Generation:
         feeder = Feeder(caller, prompts, self._rows, limit=limit, fixed_length=fixed_length, cache=cache)
         self._speculation: SpeculativeReport | None = None
         followed = cache if options.num_samples == 1 else None
-        self._steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=followed))
+        steps = self._sampler_steps(feeder, proposer(options, feeder, model, draft, cache=followed))
+        self._steps = steps if settling is None else settling.between(steps)
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ from llm_cli import belonging
 from llm_cli.benchmark import Measures, run_benchmark
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, result_of, texts_of
+from llm_cli.huge_pages import Settling
 from llm_cli.opening import open_model
 from llm_cli.options import GenerateOptions, Options, check_keywords
 from llm_cli.pairing import check_pair, precision_of
@@ -30,6 +31,7 @@ class LLM:
         self._placement: Placement | None = None
         self._draft: LLM | None = None
         self._compiled: CompiledDecoder | None = None
+        self._settling: Settling | None = None
 
     def __repr__(self) -> str:
         path = "random weights" if self._source.path is None else repr(str(self._source.path))
@@ -73,6 +75,7 @@ class LLM:
         generate_strategy: str | None = None,
         fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
         kv_cache: Literal["int8"] | None = None,
+        huge_pages: bool | None = None,
     ) -> None:
         """Read the weights onto a device, or move them where they are loaded already.
 
@@ -81,19 +84,14 @@ class LLM:
         else in float32. fixed_kv_cache_size: how many tokens prompt and answer may have together, allocated whole.
         kv_cache: "int8" keeps keys and values in half the memory of bf16. quantize: "int8" or "int4" rounds weights
         to whole numbers as they are read, "bnb.nf4", "bnb.fp4" (also with "-dq") and "bnb.int8" as bitsandbytes does.
+        huge_pages: copy mapped weights to memory that kernels read faster at once, never or, by default, in long use.
         Raises ValueError for what this version lacks, and for another precision where this one has rounded the weights.
         """
         stored = self._source.stored_dtype()
-        placement = place(
-            stored=stored,
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            quantize=quantize,
-            generate_strategy=generate_strategy,
-            fixed_kv_cache_size=fixed_kv_cache_size,
-            kv_cache=kv_cache,
-        )
+        where: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "generate_strategy": generate_strategy}
+        what: dict[str, Any] = {"precision": precision, "quantize": quantize, "huge_pages": huge_pages}
+        cache: dict[str, Any] = {"fixed_kv_cache_size": fixed_kv_cache_size, "kv_cache": kv_cache}
+        placement = place(stored=stored, **where, **what, **cache)
         if self._model is None:
             self._model = self._source.build(placement)
         else:
@@ -102,6 +100,7 @@ class LLM:
         self._placement, self._compiled = placement, None
         if self._draft is not None:
             self._draft.distribute(accelerator, devices, precision_of(placement.dtype), kv_cache=kv_cache)
+        self._settling = Settling([llm._model for llm in (self, self._draft) if llm is not None], huge_pages)
 
     @property
     def model(self) -> Any:
@@ -178,6 +177,7 @@ class LLM:
             cache=cache,
             draft=None if self._draft is None else self._draft._caller(wanted) or self._draft.model,
             step=self._caller(wanted),
+            settling=self._settling,
         )
 
     def _caller(self, options: Options) -> CompiledDecoder | None:

@@ -21,7 +21,7 @@ class Placement:
     """Where a model lives, in which dtype, and how many positions its cache may hold (None: its whole context).
 
     `quantize` is the scheme of its linear layers, `cache_dtype` the dtype of its cache; None where they have the dtype
-    of the model.
+    of the model. `huge_pages` says whether its weights are copied there (huge_pages.py).
     """
 
     device: torch.device
@@ -29,6 +29,7 @@ class Placement:
     quantize: str | None = None
     fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None
     cache_dtype: torch.dtype | None = None
+    huge_pages: bool | None = None
 
 
 def place(
@@ -41,6 +42,7 @@ def place(
     generate_strategy: str | None = None,
     fixed_kv_cache_size: int | Literal["max_model_supported"] | None = None,
     kv_cache: str | None = None,
+    huge_pages: bool | None = None,
 ) -> Placement:
     """The placement that the settings of `LLM.distribute` ask for; `stored` is the checkpoint's own dtype.
 
@@ -56,6 +58,8 @@ def place(
         )
     if kv_cache not in (None, "int8"):
         raise ValueError(f"kv_cache must be 'int8' or left out, not {kv_cache!r}")
+    if huge_pages not in (None, True, False):
+        raise ValueError(f"huge_pages must be True, False or None, not {huge_pages!r}")
     device = _device(accelerator)
     return Placement(
         device=device,
@@ -63,6 +67,7 @@ def place(
         quantize=quantize,
         fixed_kv_cache_size=fixed_kv_cache_size,
         cache_dtype=torch.int8 if kv_cache == "int8" else None,
+        huge_pages=huge_pages,
     )
 
 

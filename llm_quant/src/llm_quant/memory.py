@@ -10,8 +10,8 @@ from torch import Tensor
 
 CHUNK = 64 * 2**20
 HUGE_PAGE = 2 * 2**20
+MADV_HUGEPAGE = 14  # madvise(2)
 _ALIGNED = 64
-_MADV_HUGEPAGE = 14
 
 
 class Arena:
@@ -55,5 +55,5 @@ def _huge(size: int) -> Tensor:
     skipped = -memory.data_ptr() % HUGE_PAGE
     if sys.platform == "linux":  # advice alone: where it isn't taken, nothing is lost
         start = ctypes.c_void_p(memory.data_ptr() + skipped)
-        ctypes.CDLL(None).madvise(start, ctypes.c_size_t(size), _MADV_HUGEPAGE)
+        ctypes.CDLL(None).madvise(start, ctypes.c_size_t(size), MADV_HUGEPAGE)
     return memory[skipped : skipped + size]

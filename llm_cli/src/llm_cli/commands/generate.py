@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from llm_cli.commands.prompt_cache import NO_PROMPT_CACHE, Keeper, PromptCacheFile
 from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
+    HUGE_PAGES,
     AccessToken,
     Compile,
+    HugePages,
     KvCache,
     Model,
     Precision,
@@ -57,6 +59,7 @@ def generate(
     precision: Precision = None,
     quantize: Quantize = None,
     kv_cache: KvCache = None,
+    huge_pages: HugePages = "auto",
     compile: Compile = False,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
@@ -95,7 +98,7 @@ def generate(
     check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)
     check_prompts([ids], vocab_size=llm.config.vocab_size, limit=llm.context_length)
-    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache)
+    llm.distribute(precision=precision, quantize=quantize, kv_cache=kv_cache, huge_pages=HUGE_PAGES[huge_pages])
     settle_threads(llm.model)
     tell_lost(llm)
     options |= {"sys_prompt": sys_prompt, "raw": raw, "cache": None if keeper is None else keeper.open(llm)}

@@ -19,6 +19,11 @@ KvCache = Annotated[
     Literal["int8"] | None,
     Parameter(help="Keep keys and values as int8, in half the memory of bf16; default: in the precision."),
 ]
+HugePages = Annotated[
+    Literal["auto", "true", "false"],
+    Parameter(help="Copy mapped bf16 weights to huge pages, which a CPU reads faster: at once, never, or in long use."),
+]
+HUGE_PAGES = {"auto": None, "true": True, "false": False}
 Compile = Annotated[
     bool, Parameter(help="Compile the decoding step, which takes a while the first time and is kept for later runs.")
 ]
