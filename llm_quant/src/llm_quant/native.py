@@ -153,6 +153,11 @@ def run(ops: Any, count: int, starts: Any, ends: Any, threads: int) -> None:
         raise MemoryError("there is no memory for the rounded activations")
 
 
+def least_work() -> int:
+    """How many numbers or weights an operation must read for more than one thread to be worth waking."""
+    return _required().least_work
+
+
 def attend_scratch(op: Any) -> int:
     """How many fp32 numbers of scratch an attention needs."""
     return _required().scratch(op)
@@ -173,6 +178,7 @@ class _Library:
         self.run, self.run.argtypes, self.run.restype = functions.llm_quant_run, _RUN, _INT
         self.scratch, self.scratch.argtypes = functions.llm_quant_attend_scratch, (_POINTER,)
         self.scratch.restype = _LONG
+        self.least_work = _LONG.in_dll(functions, "llm_quant_least_work").value
 
     def choose(self, name: str | None) -> bool:
         """Use that level, or for None the best; whether the processor has it."""

@@ -18,7 +18,6 @@ from llm_quant import native
     LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND
 ) = range(14)  # fmt: skip
 TYPES = {**native.TYPES, torch.int8: 3}
-LEAST = 2**16  # numbers or weights of an operation for which more than one thread is worth waking
 
 
 class Op(ctypes.Structure):
@@ -98,7 +97,7 @@ def note_linear(x: Tensor, y: Tensor, kind: int, group: int, weights: tuple[Tens
 def compute(operation: Operation, starts: Sequence[int] = (), ends: Sequence[int] = ()) -> None:
     """Compute it now, for rows whose new positions are starts[b] to ends[b], exclusive."""
     op, work = operation.op(), operation.work * (max(ends) if operation.code == ATTEND else 1)
-    threads = 1 if work < LEAST else torch.get_num_threads()
+    threads = 1 if work < native.least_work() else torch.get_num_threads()
     native.run(ctypes.byref(op), 1, _longs(starts), _longs(ends), threads)
     note(operation)
 

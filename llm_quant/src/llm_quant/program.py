@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llm_quant import native, operations
-from llm_quant.operations import ATTEND, LEAST, STORE, Operation
+from llm_quant.operations import ATTEND, STORE, Operation
 
 _ALIGNED = 64
 
@@ -60,7 +60,7 @@ def stages(made: Sequence[Operation]) -> list[Staged]:
     staged: list[Staged] = []
     stage, written = 0, set[int]()
     for operation in made:
-        alone = operation.code != ATTEND and operation.work < LEAST
+        alone = operation.code != ATTEND and operation.work < native.least_work()
         reads = {memory_of(each) for each in operation.inputs if each is not None}
         if staged and (alone != staged[-1].alone or (not alone and reads & written)):
             stage, written = stage + 1, set()
