@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import llm_blocks
 import llm_sepweight
 from llm_blocks.loading import open_checkpoint
 from llm_blocks.names import from_hf_name
-from llm_quant import QuantizedLinear, round_int4, round_int8
+from llm_blocks.testing import nearest, rewrite, store_rounded, words
+from llm_quant import QuantizedLinear, round_int8
 from llm_quant.formats import CompressedTensors
 from llm_sepweight import WeightsError
 
@@ -27,26 +27,8 @@ IDS = torch.tensor([[1, 5, 22, 7]])
 Change = Callable[[dict[str, Tensor]], Any]
 
 
-def rewrite(folder: Path, change: Change, **config: Any) -> Path:
-    """The folder with other tensors, and with more in its config.json."""
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(raw | config))
-    return folder
-
-
 def packed(folder: Path, form: CompressedTensors, layers: list[str] = LAYERS) -> Path:
-    """The folder with these layers quantized."""
-
-    def change(tensors: dict[str, Tensor]) -> None:
-        for layer in layers:
-            weight = tensors.pop(f"{layer}.weight")
-            rounded = round_int8(weight) if form.bits == 8 else round_int4(weight, form.group_size or 0)
-            tensors |= {f"{layer}.{suffix}": tensor for suffix, tensor in form.encode(rounded).items()}
-
-    return rewrite(folder, change, quantization_config=form.to_hf([]))
+    return store_rounded(folder, form, layers)
 
 
 def rounded_like(model: Any, form: CompressedTensors, names: tuple[str, ...] = ("q", "kv")) -> Any:
@@ -54,8 +36,7 @@ def rounded_like(model: Any, form: CompressedTensors, names: tuple[str, ...] = (
     for block in model.mid.values():
         for name in names:
             layer = getattr(block, name)
-            rounded = round_int8(layer.weight) if form.bits == 8 else round_int4(layer.weight, form.group_size or 0)
-            layer.weight = nn.Parameter(rounded.dequantize(), requires_grad=False)
+            layer.weight = nn.Parameter(nearest(layer.weight, form).dequantize(), requires_grad=False)
     return model
 
 
@@ -92,12 +73,6 @@ def test_some_layers_may_be_left_out(folder: Path) -> None:
     assert type(loaded.mid["0"].q) is nn.Linear
     assert loaded.mid["0"].q.weight.dtype == torch.bfloat16
     assert isinstance(loaded.mid["1"].q, QuantizedLinear)
-
-
-def words(numbers: Tensor) -> Tensor:
-    """Numbers of 0 to 15 (R, C), eight of a row in an int32."""
-    whole = sum(numbers[:, place::8].long() << (4 * place) for place in range(8))
-    return whole.where(whole < 2**31, whole - 2**32).int()
 
 
 def as_gptq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

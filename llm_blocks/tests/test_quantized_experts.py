@@ -1,6 +1,5 @@
 """Experts that a folder stores as whole numbers, one by one: all of them, some of them, and what is refused."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import llm_blocks
 from llm_blocks import Experts, QuantizedExperts
-from llm_quant import QuantizedLinear, round_int4, round_int8
+from llm_blocks.testing import nearest, rewrite, store_rounded, words
+from llm_quant import QuantizedLinear, round_int4
 from llm_quant.formats import CompressedTensors
 from llm_quant.stacks import SideBySide
 from llm_sepweight import WeightsError
@@ -27,25 +26,8 @@ EXPERTS = [f"layers.{i}.e.{e}.{name}" for i in range(3) for e in range(2) for na
 Change = Callable[[dict[str, Tensor]], Any]
 
 
-def rewrite(folder: Path, change: Change, **config: Any) -> Path:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(raw | config))
-    return folder
-
-
 def packed(folder: Path, form: CompressedTensors, layers: list[str] = EXPERTS) -> Path:
-    """The folder with these matrices quantized."""
-
-    def change(tensors: dict[str, Tensor]) -> None:
-        for layer in layers:
-            weight = tensors.pop(f"{layer}.weight")
-            rounded = round_int8(weight) if form.bits == 8 else round_int4(weight, form.group_size or 0)
-            tensors |= {f"{layer}.{suffix}": tensor for suffix, tensor in form.encode(rounded).items()}
-
-    return rewrite(folder, change, quantization_config=form.to_hf([]))
+    return store_rounded(folder, form, layers)
 
 
 def round_in_place(model: Any, form: CompressedTensors, layers: list[str] = EXPERTS) -> Any:
@@ -54,8 +36,7 @@ def round_in_place(model: Any, form: CompressedTensors, layers: list[str] = EXPE
         for parts in model.mid[str(block)].experts.pieces().values():
             for name, view in parts:
                 if f"layers.{block}.e.{name.removesuffix('.weight')}" in layers:
-                    rounded = round_int8(view) if form.bits == 8 else round_int4(view, form.group_size or 0)
-                    view.copy_(rounded.dequantize())
+                    view.copy_(nearest(view, form).dequantize())
     return model
 
 
@@ -101,12 +82,6 @@ def test_experts_of_a_layer_without_any_quantized_stay_stacked(folder: Path) -> 
     loaded = llm_blocks.load(packed(folder, INT8, [name for name in EXPERTS if not name.startswith("layers.0")]))
     assert isinstance(loaded.mid["0"].experts, Experts)
     assert isinstance(loaded.mid["1"].experts, QuantizedExperts)
-
-
-def words(numbers: Tensor) -> Tensor:
-    """Numbers of 0 to 15 (R, C), eight of a row in an int32."""
-    whole = sum(numbers[:, place::8].long() << (4 * place) for place in range(8))
-    return whole.where(whole < 2**31, whole - 2**32).int()
 
 
 @pytest.mark.parametrize("orders", ["one", "each its own"])

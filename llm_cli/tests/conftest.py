@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import llm_blocks
+import llm_quant
 from llm_cli import LLM
 from llm_model_llama import llama, mistral
 from llm_model_phi import phi3
@@ -36,6 +37,30 @@ SHAPE = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
+}
+
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 48,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+OF_V3 = {"n_group": 2, "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True}
+OWN = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
+    "qwen2_moe": {**OWN, "shared_expert_intermediate_size": 48},
+    "qwen3_moe": {**OWN, "head_dim": 8, "norm_topk_prob": True},
+    "phimoe": {"num_local_experts": 6, "num_experts_per_tok": 2},
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK | OF_V3 | {"routed_scaling_factor": 2.5},
 }
 
 
@@ -74,6 +99,39 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return folder / "model"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_mixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a small mixture of experts with random weights, of one of the types of MIXTURES."""
+
+    def make(model_type: str, dtype: torch.dtype = torch.bfloat16) -> Path:
+        raw = SHAPE | {"model_type": model_type} | MIXTURES[model_type]
+        folder = tmp_path_factory.mktemp("mixture") / "model"
+        config = llm_blocks.find(model_type).Config.from_hf(raw)
+        llm_blocks.save(llm_blocks.new_model(config, seed=1, std=0.2, dtype=dtype), folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def same_numbers() -> Callable[..., int]:
+    """Counts the quantized layers of a model, whose weights are those of another one; but for a layer to `skip`."""
+
+    def count(one: nn.Module, other: nn.Module, skip: str = "nothing") -> int:
+        layers = {
+            name: layer
+            for name, layer in one.named_modules()
+            if isinstance(layer, llm_quant.QuantizedLinear) and name != skip
+        }
+        for name, layer in layers.items():
+            found: Any = other.get_submodule(name).weight
+            for key, tensor in vars(layer.weight).items():
+                assert torch.equal(getattr(found, key), tensor), (name, key)
+        return len(layers)
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -19,39 +19,6 @@ from llm_cli.checkpoints import open_checkpoint
 from llm_cli.quantized_folder import plan_folder, write_folder
 
 IDS = torch.tensor([[1, 65, 66, 200, 7]])
-SIZES = {
-    "vocab_size": 264,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-}
-DEEPSEEK = {
-    "num_key_value_heads": 4,
-    "moe_intermediate_size": 48,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-}
-OF_V3 = {"n_group": 2, "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True}
-OWN = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-MIXTURES: dict[str, dict[str, Any]] = {
-    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
-    "qwen2_moe": {**OWN, "shared_expert_intermediate_size": 48},
-    "qwen3_moe": {**OWN, "head_dim": 8, "norm_topk_prob": True},
-    "phimoe": {"num_local_experts": 6, "num_experts_per_tok": 2},
-    "deepseek_v2": DEEPSEEK,
-    "deepseek_v3": DEEPSEEK | OF_V3 | {"routed_scaling_factor": 2.5},
-}
 LEFT = {
     "mixtral": ["block_sparse_moe.gate", "mlp.gate"],
     "qwen2_moe": ["mlp.gate", "mlp.shared_expert_gate"],
@@ -62,12 +29,8 @@ LEFT = {
 }
 
 
-def make_mixture(folder: Path, model_type: str, dtype: torch.dtype = torch.bfloat16) -> Path:
-    config = llm_blocks.find(model_type).Config.from_hf(
-        {"model_type": model_type, **SIZES, "tie_word_embeddings": False, **MIXTURES[model_type]}
-    )
-    llm_blocks.save(llm_blocks.new_model(config, seed=1, std=0.2, dtype=dtype), folder)
-    return folder
+MakeMixture = Callable[..., Path]
+SameNumbers = Callable[..., int]
 
 
 def make_gpt2(folder: Path) -> Path:
@@ -88,25 +51,13 @@ def load(folder: Path, **options: Any) -> LLM:
     return llm
 
 
-def same_numbers(one: Any, other: Any, skip: str = "nothing") -> int:
-    """How many quantized layers the models have, whose weights are the same."""
-    layers = {
-        name: layer
-        for name, layer in one.named_modules()
-        if isinstance(layer, llm_quant.QuantizedLinear) and name != skip
-    }
-    for name, layer in layers.items():
-        found = other.get_submodule(name).weight
-        for key, tensor in vars(layer.weight).items():
-            assert torch.equal(getattr(found, key), tensor), (name, key)
-    return len(layers)
-
-
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-@pytest.mark.parametrize("model_type", MIXTURES)
-def test_a_folder_is_what_quantizing_on_the_fly_gives(tmp_path: Path, model_type: str, scheme: str) -> None:
+@pytest.mark.parametrize("model_type", LEFT)
+def test_a_folder_is_what_quantizing_on_the_fly_gives(
+    make_mixture: MakeMixture, same_numbers: SameNumbers, tmp_path: Path, model_type: str, scheme: str
+) -> None:
     """Bit for bit, whatever the model computes in: both round the numbers of the file."""
-    source = make_mixture(tmp_path / "source", model_type)
+    source = make_mixture(model_type)
     out = quantized(source, tmp_path / "out", scheme)
     for precision in ("32-true", "bf16-true"):
         stored, fly = load(out, precision=precision), load(source, quantize=scheme, precision=precision)
@@ -119,7 +70,7 @@ def test_a_folder_is_what_quantizing_on_the_fly_gives(tmp_path: Path, model_type
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 @torch.no_grad()
-def test_gpt2(tmp_path: Path, scheme: str) -> None:
+def test_gpt2(same_numbers: SameNumbers, tmp_path: Path, scheme: str) -> None:
     """Its files have matrices the other way round; rows of inputs would be scaled in the place of rows of outputs."""
     source = make_gpt2(tmp_path / "source")
     out = quantized(source, tmp_path / "out", scheme)
@@ -138,8 +89,8 @@ def test_gpt2(tmp_path: Path, scheme: str) -> None:
     torch.testing.assert_close(stored(IDS), exact(IDS), rtol=1e-3, atol=1e-3)
 
 
-def test_stacked_sources_make_the_same_folder(tmp_path: Path) -> None:
-    source = make_mixture(tmp_path / "source", "mixtral")
+def test_stacked_sources_make_the_same_folder(make_mixture: MakeMixture, tmp_path: Path) -> None:
+    source = make_mixture("mixtral")
     wanted = load_file(quantized(source, tmp_path / "a", "int4") / "model.safetensors")
     model = llm_blocks.load(source)
     tensors = {name: t for name, t in load_file(source / "model.safetensors").items() if ".experts." not in name}
@@ -154,8 +105,8 @@ def test_stacked_sources_make_the_same_folder(tmp_path: Path) -> None:
     assert "model.layers.1.block_sparse_moe.experts.5.w2.weight_packed" in found
 
 
-def test_experts_may_be_left_as_they_are(tmp_path: Path, capsys: Any) -> None:
-    source = make_mixture(tmp_path / "source", "qwen3_moe")
+def test_experts_may_be_left_as_they_are(make_mixture: MakeMixture, tmp_path: Path, capsys: Any) -> None:
+    source = make_mixture("qwen3_moe")
     command = ["quantize", str(source), "--to", "int8", "--out", str(tmp_path / "out"), "--json"]
     assert app.run([*command, "--skip", "*.experts.*.down_proj", "--skip", "*.mlp.gate"]) == 0  # which stay anyway
     found = json.loads(capsys.readouterr().out)
@@ -169,7 +120,9 @@ def test_experts_may_be_left_as_they_are(tmp_path: Path, capsys: Any) -> None:
     assert info["quantization"] == "int8, a scale for each row (compressed-tensors)"
 
 
-def test_the_numbers_of_the_file_are_rounded_whatever_the_precision(make_checkpoint: Callable[..., Path]) -> None:
+def test_the_numbers_of_the_file_are_rounded_whatever_the_precision(
+    make_checkpoint: Callable[..., Path], same_numbers: SameNumbers
+) -> None:
     """A float16 file was made bf16 first, and the rounding was of that."""
     source = make_checkpoint(dtype=torch.float16)
     wanted = llm_quant.quantize(llm_blocks.load(source), "int8")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import llm_blocks
 from llm_blocks.saving import pending, write_json, write_weights
+from llm_blocks.testing import words
 from llm_cli import LLM, app
 from llm_cli.checkpoints import open_checkpoint
 from llm_cli.quantized_folder import plan_folder, write_folder
@@ -26,12 +27,6 @@ CONFIGS = {
     "gptq_v2": {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2", "desc_act": True},
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
 }
-
-
-def words(numbers: Tensor, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
-    """Numbers of 0 to 15 (R, C), eight of a row in an int32 in this order."""
-    whole = sum(numbers[:, column::8].long() << (4 * place) for place, column in enumerate(order))
-    return whole.where(whole < 2**31, whole - 2**32).int()
 
 
 def as_gptq(weight: Int4, less: int, order: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from llm_blocks.testing.laws import (
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
 from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.recording import check_recorded
+from llm_blocks.testing.stored import nearest, rewrite, store_rounded, words
 from llm_blocks.testing.suite import suite
 
 __all__ = [
@@ -42,6 +43,10 @@ __all__ = [
     "check_static",
     "close",
     "greedy",
+    "nearest",
+    "rewrite",
+    "store_rounded",
     "suite",
     "tiny_reference",
+    "words",
 ]
