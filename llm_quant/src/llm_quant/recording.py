@@ -5,13 +5,12 @@ one by one, the steps take longer than they compute. A recording notes each oper
 as a graph of CUDA does, and a program computes the list; threads meet where one operation needs the result of another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from llm_quant import operations
 from llm_quant.operations import Operation
@@ -86,8 +85,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _classify(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        read = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        made = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
+        read, made = list(_tensors((args, tuple(kwargs.values())))), list(_tensors((result,)))
         self.kept += made
         known = {memory_of(each) for each in read}
         if func._schema.is_mutable:
@@ -103,6 +101,15 @@ class Recorder(TorchDispatchMode):
 
     def _fail(self, func: Any) -> None:
         self.problem = self.problem or f"the kernels have no {func}"
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among what an operator takes or gives, in lists too."""
+    for each in values:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _tensors(each)
 
 
 def _add(args: Any, kwargs: Any, y: Tensor) -> Operation | None:
