@@ -3,8 +3,8 @@
 
 #include "product.h"
 
-#define LEAST_WORK 65536   /* weights for one more thread to be worth waking */
 #define ROWS_AT_A_TIME 512 /* of x, so that what is prepared of them stays small */
+
 EXPORT const int64_t llm_quant_least_work = 65536; /* weights or numbers for one more thread to be worth waking */
 
 static const Level *const levels[] = {&level_avx512, &level_avx2, &level_neon_bf16, &level_neon_dot, &level_neon,
@@ -46,10 +46,7 @@ EXPORT int llm_quant_linear(int32_t kind, int64_t n, int64_t k, int64_t group, c
                             int32_t scale_type, const uint8_t *zero, const float *bias, const void *x, void *y,
                             int64_t m, int32_t type, int32_t threads) {
     const Weight w = {n, k, group, weight, scale, zero, bias, scale_type, kind};
-    int64_t useful = n * k / LEAST_WORK + 1, wide = type == FLOAT32 ? 4 : 2;
-    Rows rows;
-    if (kind != BF16 && !round_rows(&w, x, type, m, &rows)) return 1;
-    int64_t blocks = blocks_of(&w), useful = n * k / llm_quant_least_work + 1, share = share_of(&w);
+    int64_t useful = n * k / llm_quant_least_work + 1, wide = type == FLOAT32 ? 4 : 2;
     if (threads > useful) threads = (int32_t)useful;
     for (int64_t row = 0; row < m; row += ROWS_AT_A_TIME) {
         int64_t rows = m - row < ROWS_AT_A_TIME ? m - row : ROWS_AT_A_TIME;
