@@ -1,15 +1,22 @@
-/* Attention of a few new positions over a cache, in fp32 whatever the types: for each level's compiler flags.
+/* Attention of a few new positions over a cache, for each level's compiler flags. Scores, e^score and sums are fp32 whatever
+   the types (but AVX-512 takes queries as whole numbers of 16 bits where the cache is of int8).
 
    Shapes: B rows of a batch, T new positions of each, H heads, K kv heads, G = H / K, D head size, V size of a value,
-   S slots of the cache. ATTEND: size B T H K D V S window, and how far positions and heads of q are apart; in q, k [B][K][S][D], v [B][K][S][V], slopes [H]
-   or null, and for a cache of int8 the scales of k and v [B][K][S] fp32; out y [B][T][H][V], and the memory that
-   `attend_scratch` says, whose first B * K numbers begin as 0; number scale, cap or 0. `kind` is the type of the cache.
-   Position p of a row is in slot p modulo S; row b has ends[b] positions, T of them new. A window of 0 is none. */
+   S slots of the cache. ATTEND: size B T H K D V S window, and how far positions and heads of q are apart; in q,
+   k [B][K][S][D], v [B][K][S][V], slopes [H] or null, and for a cache of int8 the scales of k and v [B][K][S] fp32; out
+   y [B][T][H][V], and the memory that `attend_scratch` says, whose first B * K numbers begin as 0; number scale, cap or 0.
+   `kind` is the type of the cache. Position p of a row is in slot p modulo S; row b has ends[b] positions, T of them new.
+   A window of 0 is none.
+
+   A task is a chunk of slots of a kv head. Its slots are taken in blocks, whose scores, their largest and their sum stay in
+   the fastest memory (online softmax, arXiv 1805.02867); chunks are put together at the end. Blocks and chunks lie at the
+   same slots for each query, so a query's numbers don't depend on the number of threads, nor on what goes with it. */
 #ifndef LLM_QUANT_ATTEND_H
 #define LLM_QUANT_ATTEND_H
 
 #include <math.h>
 #include <stdatomic.h>
+
 #include "attend_plain.h"
 #include "steps.h"
 
@@ -25,12 +32,19 @@ static inline void narrow(const float *from, int64_t count, int type, void *to, 
     else for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i] = to_bf16(from[i]);
 }
 
-static inline void soft_cap(float cap, int64_t count, float *scores) { /* cap * tanh(score / cap) */
-    for (int64_t i = 0; i < count; i++)
-        scores[i] = (1.0f - 2.0f / (1.0f + exponential(scores[i] * (2.0f / cap)))) * cap;
+/* tanh to 5e-7 of itself, in steps that can be vectorised: by its series near 0, where the other way loses digits. */
+static inline float hyperbolic_tangent(float x) {
+    float square = x * x, far = 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
+    float sum = 0.0218694885f + square * (-0.00886323553f + square * 0.00359212804f);
+    float near = x + x * square * (-0.333333333f + square * (0.133333333f + square * (-0.0539682540f + square * sum)));
+    return square < 0.25f ? near : far;
 }
 
-/* Lower the scores of slots that hold the positions from `at` on by their distance, and leave out what p doesn't see. */
+static inline void soft_cap(float cap, int64_t count, float *scores) {
+    for (int64_t i = 0; i < count; i++) scores[i] = hyperbolic_tangent(scores[i] / cap) * cap;
+}
+
+/* Lower the scores of slots that hold the positions from `at` on by distance, and leave out what p doesn't see. */
 static inline void mask_run(float slope, int64_t window, int64_t p, int64_t at, int64_t count, float *scores) {
     int64_t least = window ? p - window : -1; /* positions begin at 0 */
     if (slope != 0)
@@ -40,7 +54,8 @@ static inline void mask_run(float slope, int64_t window, int64_t p, int64_t at, 
 }
 
 /* Cap the scores of the slots from `first` on, lower them by distance and leave out what position p doesn't see. */
-static inline void mask(const Op *op, int64_t head, int64_t p, int64_t end, int64_t first, int64_t count, float *scores) {
+static inline void mask(const Op *op, int64_t head, int64_t p, int64_t end, int64_t first, int64_t count,
+                        float *scores) {
     const float *slopes = op->in[3], slope = slopes ? slopes[head] : 0.0f, cap = op->number[1];
     int64_t slots = op->size[6], window = op->size[7], newest = end < 1 ? 0 : end - 1, turn = newest / slots * slots;
     int64_t now = newest - turn + 1 - first; /* of them are of this turn of the slots, the others of the turn before */
@@ -89,7 +104,8 @@ static inline void soften(Some *s, int64_t i, int64_t count, int64_t deep) {
         for (int64_t j = 0; j < deep; j++) acc[j] *= factor;
         s->top[i] = top;
     }
-    EXPONENTIALS(scores, count, s->top[i] == -INFINITY ? 0.0f : s->top[i], part); /* where nothing is seen, all become 0 */
+    float below = s->top[i] == -INFINITY ? 0.0f : s->top[i]; /* where nothing is seen, all become 0 */
+    EXPONENTIALS(scores, count, below, part);
 }
 
 static inline float total(const float *part) {

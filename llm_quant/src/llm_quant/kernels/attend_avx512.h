@@ -1,5 +1,5 @@
-/* Attention over a cache by AVX-512: scores with keys of bf16 or int8 from pairs of columns, 32 keys side by side, so that
-   nothing is summed across a register; and values of any type widened once for 8 queries, whose sums stay in registers.
+/* Attention over a cache by AVX-512: scores with keys of bf16 or int8 from pairs of columns, 32 keys side by side, so
+   that nothing is summed across a register; values of any type widened once for 8 queries, whose sums stay in registers.
    Shapes as in attend.h. A query's numbers don't depend on how many others go with it. */
 #ifndef LLM_QUANT_ATTEND_AVX512_H
 #define LLM_QUANT_ATTEND_AVX512_H
@@ -18,7 +18,8 @@ static inline float round_query(const float *x, int64_t width, int16_t *to) {
     for (int64_t i = 0; i < width; i += 16)
         most = _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(most),
                                                     _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i)))));
-    union { uint32_t u; float f; } size = {.u = _mm512_reduce_max_epu32(_mm512_castps_si512(most))}; /* NaN is the most */
+    /* NaN is the most */
+    union { uint32_t u; float f; } size = {.u = _mm512_reduce_max_epu32(_mm512_castps_si512(most))};
     int seen = size.f <= 3.4028235e38f && size.f > 1e-30f;
     __m512 inverse = _mm512_set1_ps(seen ? LARGEST / size.f : 0.0f);
     for (int64_t i = 0; i < width; i += 16) {
@@ -34,7 +35,8 @@ FIXED void lay_bf16(const int all, const uint16_t *keys, int64_t count, int64_t 
     for (int64_t j = 0; j < size; j += 32) {
         __mmask32 there = (__mmask32)first_of(size - j);
         __m512i rows[16];
-        for (int i = 0; i < 16; i++) rows[i] = _mm512_maskz_loadu_epi16(all || i < count ? there : 0, keys + i * size + j);
+        for (int i = 0; i < 16; i++)
+            rows[i] = _mm512_maskz_loadu_epi16(all || i < count ? there : 0, keys + i * size + j);
         for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(keys + (ROWS_AHEAD + i) * size + j), _MM_HINT_T0);
         transpose(rows);
         for (int i = 0; i < 16; i++) to[j / 2 + i] = rows[i];
@@ -45,7 +47,8 @@ FIXED void lay_int8(const int all, const int8_t *keys, int64_t count, int64_t si
     for (int64_t j = 0; j < size; j += 64) {
         __mmask64 there = first_of(size - j);
         __m512i rows[16];
-        for (int i = 0; i < 16; i++) rows[i] = _mm512_maskz_loadu_epi8(all || i < count ? there : 0, keys + i * size + j);
+        for (int i = 0; i < 16; i++)
+            rows[i] = _mm512_maskz_loadu_epi8(all || i < count ? there : 0, keys + i * size + j);
         for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(keys + (ROWS_AHEAD + i) * size + j), _MM_HINT_T0);
         transpose(rows);
         for (int i = 0; i < 16; i++) { /* the even bytes of each pair of them, and the odd ones */

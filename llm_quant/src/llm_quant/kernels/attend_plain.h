@@ -31,11 +31,11 @@ typedef float Vec __attribute__((vector_size(VEC * 4)));
 /* Some queries of a kv head on their way over the slots of a cache. */
 typedef struct {
     const Op *op;
-    int64_t head, many;          /* head = b * K + kv */
-    int64_t at[QUERIES];         /* where they lie in q */
-    float factor[QUERIES];       /* of the scores, where the level takes queries as whole numbers */
-    float top[QUERIES];          /* the largest score until now */
-    float part[QUERIES][16];     /* sums of e^(score - largest), slot by slot modulo 16 */
+    int64_t head, many;           /* head = b * K + kv */
+    int64_t at[QUERIES];          /* where they lie in q */
+    float factor[QUERIES];        /* of their scores, where the level takes queries as they are or as whole numbers */
+    float top[QUERIES];           /* the largest score until now */
+    float part[QUERIES][16];      /* sums of e^(score - largest), slot by slot modulo 16 */
     float scores[QUERIES][BLOCK]; /* of the slots of a block; then e^(score - largest) */
     _Alignas(64) float q[QUERIES * WIDEST];   /* as the level takes them */
     _Alignas(64) float acc[QUERIES * WIDEST]; /* sums of values [many][padded V] */
@@ -68,7 +68,8 @@ static inline void widen_rows(const Op *op, int which, int64_t head, int64_t slo
     const float *scales = op->in[4 + which];
     for (int64_t i = 0; i < KEYS; i++) {
         int64_t row = head * slots + slot + i;
-        if (i < count) widen(op->in[1 + which], row * size, op->kind, scales ? scales[row] : 1.0f, size, to + i * width);
+        float scale = scales && i < count ? scales[row] : 1.0f;
+        if (i < count) widen(op->in[1 + which], row * size, op->kind, scale, size, to + i * width);
         else memset(to + i * width, 0, width * sizeof *to);
     }
 }

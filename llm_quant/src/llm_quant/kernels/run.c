@@ -91,7 +91,8 @@ static void stage(Thread *t, int64_t first, int64_t last) {
             tasks = tasks_of(t->ops + i, t->ends);
             span = span_of(t->ops + i, tasks, t->threads);
         }
-        for (int64_t task = taken * span; task < (taken + 1) * span && task < tasks; task++) compute(t, t->ops + i, task);
+        int64_t end = (taken + 1) * span < tasks ? (taken + 1) * span : tasks;
+        for (int64_t task = taken * span; task < end; task++) compute(t, t->ops + i, task);
     }
 }
 
