@@ -22,7 +22,7 @@ class Recorded:
     """Call it like the `Decoder` that it was made of: ids (B, T) or hidden states (B, T, C), with a cache.
 
     On a CPU with kernels, a step of few tokens after others is recorded when its shape and cache come for the second
-    time, and from then on computed without Python between its operations, to the same bits. Whatever can't
+    time (of one token a row at once, for it will come again), and from then on computed without Python between its operations, to the same bits. Whatever can't
     be recorded (a prompt, rows with padding, operations that the kernels lack) is left to the model itself.
 
     While it is in use the model must stay as it is: weights may change in place, but no tensor or module may take the
@@ -53,10 +53,10 @@ class Recorded:
         if cache is not self._cache:
             self._cache, self._steps = cache, {}
         key = (tuple(x.shape), x.dtype, last_only)
-        if key not in self._steps:
+        if key not in self._steps and x.size(1) > 1:
             self._steps[key] = None
             return self.model(x, cache, last_only=last_only)
-        step = self._steps[key]
+        step = self._steps.get(key)
         if step is not None:
             return step.run(x)
         step = self._steps[key] = _Step(self.model, cache, last_only=last_only)
