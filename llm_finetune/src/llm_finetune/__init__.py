@@ -1,0 +1,3 @@
+"""LoRA, QLoRA, DoRA, adapters and full finetuning of open-weight LLMs."""
+
+__all__: list[str] = []
