@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Token ids, and how much each of them counts as a target: weights[t] is that of predicting ids[t]; weights[0] is 0.
+    """Token ids, and how much each counts as a target: weights[t] is that of predicting ids[t]; weights[0] is unused.
 
     ValueError for unequal lengths, fewer than two tokens, and a weight that is negative or not a number.
     """
@@ -21,7 +21,9 @@ class Sample:
         if len(self.ids) != len(self.weights):
             raise ValueError(f"{len(self.ids)} ids need as many weights, not {len(self.weights)}")
         if len(self.ids) < 2:
-            raise ValueError(f"a sample needs at least two tokens, one to predict the other from; this has {len(self.ids)}")
+            raise ValueError(
+                f"a sample needs at least two tokens, one to predict the other from; this has {len(self.ids)}"
+            )
         if not all(0 <= weight < float("inf") for weight in self.weights):
             raise ValueError("weights of tokens are numbers of at least 0")
 
