@@ -4,24 +4,30 @@ Shapes: B batch, T time (new positions), S keys to look at, H heads, K kv heads,
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm_blocks.packed import PackedView
 from llm_blocks.plan import StepView, View
 from llm_quant import steps
+
+AnyView: TypeAlias = View | StepView | PackedView
 
 BLOCK_BYTES = 16 * 2**20  # what the scores of one block of queries may take: more leaves the caches of a processor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, scale: float | None = None) -> Tensor:
     """Attention of queries (B, H, T, D) over keys and values (B, K, S, D): (B, H, T, D).
 
     H is a multiple of K: each kv head serves H/K neighbouring query heads and is never copied (arXiv 2305.13245).
     `scale` multiplies the scores, by default 1 / sqrt(D).
     """
+    if isinstance(view, PackedView):
+        return view.attend(partial(attend, scale=scale), q, k, v)
     batch, heads, time, dim = q.shape
     y = _step(q, view, dim**-0.5 if scale is None else scale)
     if y is not None:
@@ -40,9 +46,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: flo
     )
 
 
-def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, scale: float, cap: float) -> Tensor:
+def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, scale: float, cap: float) -> Tensor:
     """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
-
+    if isinstance(view, PackedView):
+        return view.attend(partial(attend_softcapped, scale=scale, cap=cap), q, k, v)
     y = _step(q, view, scale, cap=cap)
     if y is not None:
         return y
@@ -58,12 +65,14 @@ def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *,
 
 
 def attend_alibi(
-    q: Tensor, k: Tensor, v: Tensor, view: View | StepView, *, slopes: Tensor, scale: float | None = None
+    q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, slopes: Tensor, scale: float | None = None
 ) -> Tensor:
     """Attention with linear biases: a key at distance d lowers its score by slope * d (arXiv 2108.12409).
 
     `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
     """
+    if isinstance(view, PackedView):
+        return view.attend(partial(attend_alibi, slopes=slopes, scale=scale), q, k, v)
     factor = q.size(3) ** -0.5 if scale is None else scale
     y = _step(q, view, factor, slopes=slopes.float())
     if y is not None:

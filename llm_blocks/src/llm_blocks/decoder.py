@@ -4,7 +4,7 @@ Shapes: B batch, T time, C width, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -156,12 +156,29 @@ class Decoder(nn.Module, ABC):
         plan, x, context = self.enter(x, cache, counts)
         return self.leave(x, context, plan, counts=counts, last_only=last_only)
 
+    def hidden(self, x: Tensor, *, counts: list[int] | None = None, segments: Sequence[int] | None = None) -> Tensor:
+        """What the end is given: hidden states (B, T, C) after all blocks of x, which is that of `forward`.
+
+        With `segments` the one row (1, T) is packed: texts of these lengths, which sum to T, one after the other; each
+        has positions of its own and sees itself alone, so that each comes out as it would alone. ValueError for counts
+        or segments that don't fit.
+        """
+        plan, x, context = self.enter(x, counts=counts, segments=segments)
+        return self._through(x, context, plan)
+
     def enter(
-        self, x: Tensor, cache: KVCache | None = None, counts: list[int] | None = None
+        self,
+        x: Tensor,
+        cache: KVCache | None = None,
+        counts: list[int] | None = None,
+        segments: Sequence[int] | None = None,
     ) -> tuple[Plan, Tensor, Any]:
         """The first half of a forward: the plan of its positions, hidden states (B, T, C), and the context."""
         require_input(x, begin=self.begin is not None, dim=self.config.dim)
-        plan = plan_attention(x.size(0), x.size(1), counts=counts, cache=cache, device=x.device, layers=self.windows)
+        batch, time, *_ = x.shape
+        plan = plan_attention(
+            batch, time, counts=counts, cache=cache, device=x.device, layers=self.windows, segments=segments
+        )
         if self.begin is not None:
             x = self.begin(x, plan)  # (B, T) -> (B, T, C)
         return plan, x, self.context(plan, x.dtype)
@@ -170,12 +187,16 @@ class Decoder(nn.Module, ABC):
         self, x: Tensor, context: Any, plan: Plan, *, counts: list[int] | None = None, last_only: bool = False
     ) -> Tensor:
         """The second half, of what `enter` gave: all blocks, and the end where the part has it."""
-        for block in self.mid.values():
-            x = block(x, context, plan)
-        plan.commit()
+        x = self._through(x, context, plan)
         if self.end is None:
             return x
         return self.end(last_real(x, counts) if last_only else x)  # (B, T, C) -> (B, T, V)
+
+    def _through(self, x: Tensor, context: Any, plan: Plan) -> Tensor:
+        for block in self.mid.values():
+            x = block(x, context, plan)
+        plan.commit()
+        return x
 
     def new_cache(
         self, batch: int, length: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None

@@ -3,7 +3,7 @@
 Shapes: B batch, T time (new positions), S keys to look at, K kv heads, D head size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llm_blocks.angles import VARYING
 from llm_blocks.cache import KVCache
+from llm_blocks.packed import PackedView, check_segments, packed_positions
 from llm_blocks.rope import RopeTable, rope_table
 from llm_blocks.rope_config import Rope
 from llm_quant import steps
@@ -111,11 +112,16 @@ class Plan:
     ends: list[int]
     cache: KVCache | None
     windows: Mapping[int, int]  # layer -> window, for those that have one
-    views: Mapping[int | None, View]
+    views: Mapping[int | None, View | PackedView]
     level: bool  # whether all rows begin at the same position and have as many new ones
+    segments: tuple[int, ...] = ()  # of a packed row, the lengths of its texts
 
     def rope_table(self, rope: Rope, head_dim: int, *, dtype: torch.dtype = torch.float32) -> RopeTable:
         """Cosines and signed sines (1 or B, 1, T, R) of the new positions, for the R dimensions of a head that turn."""
+        if len(self.segments) > 1 and rope.kind in VARYING:  # each has the angles of its own length
+            rows = self.positions.split(self.segments, dim=1)
+            tables = [rope_table(rope, head_dim, row, lengths=[row.size(1)], dtype=dtype) for row in rows]
+            return torch.cat([cos for cos, _ in tables], dim=2), torch.cat([sin for _, sin in tables], dim=2)
         if self.cache is None or rope.kind in VARYING:
             return rope_table(rope, head_dim, self.positions, lengths=self._lengths(rope), dtype=dtype)
         end = max(self.starts) + self.positions.size(1)
@@ -133,10 +139,10 @@ class Plan:
         unknown = self.cache.capacity if rope.kind == "longrope" else 0
         return [max(end, unknown if aim is None else aim) for end, aim in zip(self.ends, self.cache.aims, strict=True)]
 
-    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View | StepView]:
+    def remember(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, View | StepView | PackedView]:
         """Store the new keys and values (B, K, T, D) of a layer; give those to look at, (B, K, S, D), and the view."""
         view = self.views[self.windows.get(layer)]
-        if self.cache is None:
+        if self.cache is None or isinstance(view, PackedView):
             return k, v, view
         if view.fresh:  # the new ones would take the place of older ones that are still to be seen
             seen = self._older(layer, k, v, view)
@@ -212,22 +218,26 @@ def plan_attention(
     cache: KVCache | None,
     device: torch.device,
     layers: Mapping[int, int | None] | None = None,
+    segments: Sequence[int] | None = None,
 ) -> Plan:
     """Plan a forward over (B, T) new positions, of which the first counts[b] of row b are real, the rest padding.
 
     `layers` gives the window of each layer that will run, None for one that sees all earlier positions; by default no
-    layer has a window. Raises ValueError for counts that don't fit the input and for a cache without room; nothing is
-    written then.
+    layer has a window. With `segments` the one row is packed: it is texts of these lengths one after the other, each of
+    which stands at position 0 and sees itself alone. Raises ValueError for counts or segments that don't fit the input,
+    for both, for a packed row with a cache, and for a cache without room; nothing is written then.
     """
+    if segments is not None:
+        if counts is not None or cache is not None:
+            raise ValueError("a packed row has no padding and goes into no cache: leave counts and cache out")
+        return _packed(check_segments(batch, time, segments), device, layers or {})
     counts = check_counts(batch, time, counts)
     starts, ends = ([0] * batch, counts) if cache is None else (list(cache.lengths), cache.ends(counts))
     if min(starts) == max(starts):
         positions = torch.arange(starts[0], starts[0] + time, device=device)[None]  # (1, T)
     else:
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(time, device=device)  # (B, T)
-    layers = layers or {}
-    windows = {layer: window for layer, window in layers.items() if window is not None}
-    wanted = set(layers.values()) or {None}
+    windows, wanted = _windows(layers or {})
     if cache is not None:
         cache.reach(ends)
     return Plan(
@@ -239,6 +249,27 @@ def plan_attention(
         views={window: _view(window, positions, starts, ends, cache) for window in wanted},
         level=positions.size(0) == 1 and min(ends) == max(ends),
     )
+
+
+def _packed(segments: tuple[int, ...], device: torch.device, layers: Mapping[int, int | None]) -> Plan:
+    rows = {length: torch.arange(length, device=device)[None] for length in segments}
+    windows, wanted = _windows(layers)
+    alone = {window: {n: _view(window, row, [0], [n], None) for n, row in rows.items()} for window in wanted}
+    return Plan(
+        positions=packed_positions(segments, device),
+        starts=[0],
+        ends=[max(segments)],
+        cache=None,
+        windows=windows,
+        views={window: PackedView(segments=segments, views=views) for window, views in alone.items()},
+        level=True,
+        segments=segments,
+    )
+
+
+def _windows(layers: Mapping[int, int | None]) -> tuple[dict[int, int], set[int | None]]:
+    """The window of each layer that has one, and all that are there, None among them where a layer has none."""
+    return {n: window for n, window in layers.items() if window is not None}, set(layers.values()) or {None}
 
 
 def check_counts(batch: int, time: int, counts: list[int] | None) -> list[int]:

@@ -17,6 +17,7 @@ from llm_blocks.testing.laws import (
     close,
     greedy,
 )
+from llm_blocks.testing.packed import check_packed
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
 from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.recording import check_recorded
@@ -33,6 +34,7 @@ __all__ = [
     "check_last_only",
     "check_logits",
     "check_meta_build",
+    "check_packed",
     "check_quantized",
     "check_recorded",
     "check_rollback",

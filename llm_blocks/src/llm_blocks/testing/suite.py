@@ -14,6 +14,7 @@ from llm_blocks.architectures import find
 from llm_blocks.loading import load, read_config
 from llm_blocks.testing import laws, parity
 from llm_blocks.testing.family import Case, Family, stored_again
+from llm_blocks.testing.packed import check_packed
 from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.recording import check_recorded
 
@@ -30,6 +31,7 @@ HOSTILE: tuple[Any, ...] = (
     {"a": 1},
     float("nan"),
 )
+PACKED = (4, 21, 1, 4, 40)  # past the windows and the short trained lengths of most cases
 CHUNK = 37  # an odd width, more than most windows of the cases
 
 
@@ -71,6 +73,10 @@ def suite(family: Family) -> type:
             if request.node.callspec.params["case"] in family.no_laws:
                 pytest.skip(f"{family.why}")
             check_laws(case)
+
+        def test_a_packed_row_computes_and_learns_what_its_texts_do_alone(self, case: Case) -> None:
+            check_packed(case.part, [case.ids(1, n)[0].tolist() for n in PACKED])
+            check_packed(case.part, [case.ids(1, n)[0].tolist() for n in (9, 9)])
 
         @pytest.mark.parametrize("scheme", ["int8", "int4"])
         def test_quantized_weights_compute_what_they_stand_for(self, case: Case, scheme: Any) -> None:
