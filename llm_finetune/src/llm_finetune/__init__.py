@@ -6,25 +6,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_finetune.batches import Batch, Sample, pack
     from llm_finetune.loss import linear_cross_entropy, position_nll
+    from llm_finetune.optimizers import Optimizers, build_optimizers
     from llm_finetune.preferences import dpo_loss, orpo_loss
+    from llm_finetune.schedules import schedule
+    from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
 
 __all__ = [
     "Batch",
+    "Eval",
+    "Log",
+    "OptimizerSettings",
+    "Optimizers",
     "Sample",
+    "Settings",
+    "Train",
+    "build_optimizers",
     "dpo_loss",
     "linear_cross_entropy",
+    "make_settings",
     "orpo_loss",
     "pack",
     "position_nll",
+    "schedule",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "Batch": "batches",
+    "Eval": "settings",
+    "Log": "settings",
+    "OptimizerSettings": "settings",
+    "Optimizers": "optimizers",
     "Sample": "batches",
+    "Settings": "settings",
+    "Train": "settings",
+    "build_optimizers": "optimizers",
     "dpo_loss": "preferences",
     "linear_cross_entropy": "loss",
+    "make_settings": "settings",
     "orpo_loss": "preferences",
     "pack": "batches",
     "position_nll": "loss",
+    "schedule": "schedules",
 }
 
 
