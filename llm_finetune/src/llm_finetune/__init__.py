@@ -5,45 +5,69 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_finetune.batches import Batch, Sample, pack
+    from llm_finetune.feeding import Feed, Item, Rows, permutation
     from llm_finetune.loss import linear_cross_entropy, position_nll
+    from llm_finetune.methods import Method, full
     from llm_finetune.optimizers import Optimizers, build_optimizers
     from llm_finetune.preferences import dpo_loss, orpo_loss
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
+    from llm_finetune.state import ResumeError
+    from llm_finetune.train import Event, Run, finetune
 
 __all__ = [
     "Batch",
     "Eval",
+    "Event",
+    "Feed",
+    "Item",
     "Log",
+    "Method",
     "OptimizerSettings",
     "Optimizers",
+    "ResumeError",
+    "Rows",
+    "Run",
     "Sample",
     "Settings",
     "Train",
     "build_optimizers",
     "dpo_loss",
+    "finetune",
+    "full",
     "linear_cross_entropy",
     "make_settings",
     "orpo_loss",
     "pack",
+    "permutation",
     "position_nll",
     "schedule",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "Batch": "batches",
     "Eval": "settings",
+    "Event": "train",
+    "Feed": "feeding",
+    "Item": "feeding",
     "Log": "settings",
+    "Method": "methods",
     "OptimizerSettings": "settings",
     "Optimizers": "optimizers",
+    "ResumeError": "state",
+    "Rows": "feeding",
+    "Run": "train",
     "Sample": "batches",
     "Settings": "settings",
     "Train": "settings",
     "build_optimizers": "optimizers",
     "dpo_loss": "preferences",
+    "finetune": "train",
+    "full": "methods",
     "linear_cross_entropy": "loss",
     "make_settings": "settings",
     "orpo_loss": "preferences",
     "pack": "batches",
+    "permutation": "feeding",
     "position_nll": "loss",
     "schedule": "schedules",
 }

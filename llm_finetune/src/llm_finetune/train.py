@@ -1,0 +1,272 @@
+"""The training loop: rows in, a finetuned model and its folder out."""
+
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_finetune import run_folder, state
+from llm_finetune.evaluate import evaluate, mode
+from llm_finetune.feeding import Feed, Item, Rows, fingerprint, places
+from llm_finetune.gradients import Gradients
+from llm_finetune.history import History
+from llm_finetune.methods import Method, full
+from llm_finetune.objectives import Dpo, Objective, objective
+from llm_finetune.optimizers import build_optimizers
+from llm_finetune.schedules import schedule
+from llm_finetune.settings import Settings
+from llm_finetune.state import Progress, Snapshot
+from llm_tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that a run tells of: its start, a logged step, an evaluation, a saved checkpoint or its end."""
+
+    kind: str  # "start", "step", "eval", "save" or "end"
+    step: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What came of a run. `final` is the folder of the result, None where there is none or the run was interrupted.
+
+    `checkpoint` is the newest one; `history` has a row of numbers for each step that was logged or evaluated.
+    """
+
+    final: Path | None
+    checkpoint: Path | None
+    step: int
+    train_loss: float | None
+    val_loss: float | None
+    interrupted: bool
+    history: Sequence[Mapping[str, float]]
+
+
+OnEvent = Callable[[Event], None]
+
+
+def finetune(
+    model: Any,
+    data: Rows | Sequence[Item],
+    *,
+    tokenizer: Tokenizer | None = None,
+    method: Method | None = None,
+    out_dir: str | Path | None = None,
+    settings: Settings | None = None,
+    resume: bool | str | Path = False,
+    on_event: OnEvent | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **groups: Any,
+) -> Run:
+    """Train `model`, a `Decoder`, in place on rows of `data`; full finetuning without another `method`.
+
+    `settings` as a whole, or its parts by name: train=Train(epochs=3). Checkpoints, metrics.csv and at last the folder
+    `final`, with the tokenizer's files, go to `out_dir`; without one nothing is written. With `resume` a run goes on
+    from there: True from its newest checkpoint, "auto" also where there is none yet, a path from that checkpoint. On a
+    CPU with equally many threads its losses are then to the bit those of a run that was never interrupted. `stop` is
+    asked after each step; once it is true, the run is saved and ends. The model is left in evaluation mode.
+
+    ValueError for settings, rows and models that don't go together, for a filled out_dir without `resume`, and when the
+    loss is no longer a number; ResumeError (a ValueError) for a checkpoint that this run can't go on from.
+    """
+    settings = replace(settings or Settings(), **groups)
+    rows = data if isinstance(data, Rows) else Rows(train=data)
+    folder = run_folder.opened(out_dir, resume)
+    try:
+        trainer = _Trainer(model, rows, settings, method or full(), folder, on_event or (lambda event: None), stop)
+        trainer.begin(resume)
+        with mode(model, training=True):
+            trainer.train()
+        return trainer.finish(tokenizer)
+    finally:
+        model.requires_grad_(False).eval()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+class _Trainer:
+    """One run: everything that its steps need, made before the first."""
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Rows,
+        settings: Settings,
+        method: Method,
+        out_dir: Path | None,
+        tell: OnEvent,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.model, self.rows, self.settings, self.method, self.out_dir = model, rows, settings, method, out_dir
+        self._tell, self._stop, self._saved = tell, stop, state.newest(out_dir) if out_dir else None
+        self.feed = Feed(rows.train, settings)
+        self.rate = schedule(settings, self.feed.steps)
+        method.prepare(model)
+        self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
+        parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self.gradients, self.history = Gradients(parameters), History(out_dir)
+        self.snapshot = Snapshot(
+            method=method.name,
+            parameters=parameters,
+            optimizers=build_optimizers(parameters, settings, scales=method.rates(model)),
+            settings=settings,
+            model=state.fingerprint(model, whole=isinstance(self.objective, Dpo)),
+            data=fingerprint(rows),
+        )
+        self.interrupted = False
+
+    @property
+    def progress(self) -> Progress:
+        return self.snapshot.progress
+
+    def begin(self, resume: bool | str | Path) -> None:
+        """Take up a checkpoint where there is one to go on from, and tell what is going to be done."""
+        path = None
+        if resume:
+            path = self._saved if isinstance(resume, bool) or resume == "auto" else Path(resume)
+            run_folder.require_last(self.out_dir, path)
+            for note in [] if path is None else state.restore(path, self.snapshot):
+                warnings.warn(f"{path}: {note}, so losses may differ in their last bits", stacklevel=3)
+            self.history.cut(-1 if path is None else self.progress.step)
+        if not self._ended:
+            run_folder.require_unfinished(self.out_dir)
+        self._event("start", steps=self.feed.steps, rows=len(self.rows.train), settings=asdict(self.settings))
+        if self.settings.eval.initial_validation and path is None and self.rows.val:
+            self._evaluate({})
+
+    def train(self) -> None:
+        """Step after step, with what is due after each, until the run or its time is over or someone stops it."""
+        train, started = self.settings.train, time.monotonic() - self.progress.seconds
+        over = False
+        while not self._ended and not self.interrupted and not over:
+            row = self._step()
+            self.progress.seconds = time.monotonic() - started
+            row |= {"tokens": self.progress.tokens, "trained_tokens": self.progress.trained_tokens}
+            row |= {"seconds": round(self.progress.seconds, 3)}
+            over = train.max_time is not None and self.progress.seconds >= train.max_time
+            self._after(row, last=over or self._ended)
+            self.interrupted = self._stop()
+
+    @property
+    def _ended(self) -> bool:
+        return self.progress.step >= self.feed.steps or self.progress.stopped
+
+    def finish(self, tokenizer: Tokenizer | None) -> Run:
+        """The last checkpoint and, unless the run was interrupted before its end, the folder of the result."""
+        progress = self.progress
+        self.interrupted = self.interrupted and not self._ended
+        self._save()
+        final = None if self.interrupted else self._final(tokenizer)
+        run = Run(
+            final=final,
+            checkpoint=self._saved,
+            step=progress.step,
+            train_loss=progress.train_loss,
+            val_loss=progress.val_loss,
+            interrupted=self.interrupted,
+            history=tuple(self.history.rows),
+        )
+        self._event("end", final=final, interrupted=self.interrupted)
+        return run
+
+    def _step(self) -> dict[str, float]:
+        """One update of the weights; gives its numbers."""
+        step, micros = self.progress.step, self.feed.step(self.progress.step)
+        weight, total = sum(self.objective.weight(items) for items in micros), 0.0
+        row = {"step": step + 1, "epoch": round(self.feed.epoch(step + 1), 4), "learning_rate": self.rate(step)}
+        if weight > 0:
+            for number, items in enumerate(micros):
+                with _seeded(f"{self.settings.seed} {step} {number}"):
+                    loss = self.objective.loss(self.model, items)
+                (loss / weight).backward()
+                self.gradients.collect(last=number == len(micros) - 1)
+                total += float(loss.detach())
+            row |= {"loss": total / weight, "norm": self.gradients.clip(self.settings.train.max_norm)}
+            self._require_numbers(row)
+            self.snapshot.optimizers.step(self.rate(step))
+            self.snapshot.optimizers.zero_grad()
+            self.progress.train_loss = row["loss"]
+        self.progress.skipped += weight == 0
+        self.progress.step += 1
+        self.progress.tokens += sum(places(item) for items in micros for item in items)
+        self.progress.trained_tokens += weight
+        return row
+
+    def _after(self, row: dict[str, float], *, last: bool) -> None:
+        """What is due after a step: logging, evaluation, a checkpoint."""
+        step, train, interval = self.progress.step, self.settings.train, self.settings.eval.interval
+        due = (interval is not None and step % interval == 0) or (last and self.settings.eval.final_validation)
+        if due and self.rows.val:
+            self._evaluate(row)
+        elif step % train.log_interval == 0 or last:
+            self._log(row)
+        better = train.keep_best and self.progress.best_step == step
+        if better or (train.save_interval is not None and step % train.save_interval == 0):
+            self._save()
+
+    def _evaluate(self, row: dict[str, float]) -> None:
+        loss = evaluate(self.model, self.objective, self.rows.val, self.settings)
+        progress = self.progress
+        progress.val_loss = loss
+        if loss == loss and (progress.best_loss is None or loss < progress.best_loss):  # NaN without a trained token
+            progress.best_loss, progress.best_step, progress.without_better = loss, progress.step, 0
+        else:
+            progress.without_better += 1
+            patience = self.settings.train.patience
+            progress.stopped = patience is not None and progress.without_better >= patience
+        self._log({"step": progress.step, "seconds": progress.seconds, **row, "val_loss": loss})
+        self._event("eval", val_loss=loss, best_loss=progress.best_loss, best_step=progress.best_step)
+
+    def _log(self, row: dict[str, float]) -> None:
+        self.history.add(row)
+        self._event("step", **row)
+
+    def _save(self) -> None:
+        if self.out_dir is None:
+            return
+        self._saved = state.save(self.out_dir, self.snapshot)
+        best = self.progress.best_step if self.settings.train.keep_best else None
+        state.prune(self.out_dir, self.settings.train.keep, best)
+        self._event("save", path=self._saved)
+
+    def _final(self, tokenizer: Tokenizer | None) -> Path | None:
+        """The folder of the result, with the best weights where patience ended the run; made once."""
+        if self.out_dir is None:
+            return None
+        best = self.out_dir / f"step-{self.progress.best_step or 0:06d}"
+        if self.progress.stopped and best.exists():
+            state.read_trained(best, self.snapshot)
+        final = self.out_dir / run_folder.FINAL
+        if not final.exists():
+            self.method.finish(self.model, final, tokenizer)
+        return final
+
+    def _require_numbers(self, row: Mapping[str, float]) -> None:
+        if all(value == value and abs(value) != float("inf") for value in row.values()):
+            return
+        numbers = self.feed.numbers(self.progress.step)
+        raise ValueError(
+            f"step {self.progress.step + 1} has the loss {row['loss']} and the gradient norm {row['norm']}, from which "
+            f"nothing is learnt; its rows are {numbers} (from 0), and the last checkpoint is {self._saved}. A lower "
+            "learning rate or train.max_norm may help"
+        )
+
+    def _event(self, kind: str, **values: Any) -> None:
+        self._tell(Event(kind=kind, step=self.progress.step, values=values))
+
+
+@contextmanager
+def _seeded(name: str) -> Iterator[None]:
+    """Random numbers inside, which dropout draws, follow from the name alone; those outside are not disturbed."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(zlib.crc32(name.encode()))
+        yield
