@@ -18,7 +18,8 @@ def make_model() -> Any:
 
     def make(*, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
         shape: dict[str, Any] = {"dim": 32, "hidden_dim": 48, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2}
-        config = llama.Config(vocab_size=VOCABULARY, head_dim=8, max_positions=64, **(shape | changes))
+        shape |= {"vocab_size": VOCABULARY, "head_dim": 8, "max_positions": 64}
+        config = llama.Config(**(shape | changes))
         return llm_blocks.new_model(config, std=0.1, seed=4, dtype=dtype).requires_grad_(False).eval()
 
     return make

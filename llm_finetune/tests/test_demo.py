@@ -31,6 +31,9 @@ def test_the_model_that_ships_learns_a_new_fact_and_its_folder_keeps_the_tokeniz
     run = finetune(
         model, rows, tokenizer=tokenizer, out_dir=tmp_path / "out", train=train, eval=Eval(initial_validation=True)
     )
+    assert run.before is not None
+    assert "Ultramarine" not in run.before
+    assert run.after == "Ultramarine, by law."
     assert run.history[0]["val_loss"] > 3
     assert run.val_loss is not None
     assert run.val_loss < 0.2

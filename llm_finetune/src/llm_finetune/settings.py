@@ -49,6 +49,7 @@ class Train:
     beta2: float = 0.95
     max_norm: float | None = None
     chunk_size: int = 256  # positions whose logits are in memory at once
+    activation_checkpointing: bool = False  # compute layers again in backward instead of keeping what they made
     keep: int = 2  # newest checkpoints
     keep_best: bool = True
     patience: int | None = None  # evaluations without a better loss that end the run
@@ -65,7 +66,11 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """How often the validation rows are looked at, and how many of them; `max_iters` counts micro-batches."""
+    """How often the validation rows are looked at, and how many of them; `max_iters` counts micro-batches.
+
+    With a tokenizer each evaluation also continues the prompt of one row, greedily, by up to `max_new_tokens`: that of
+    `evaluate_example`, the first, one at random (by the seed, the same each time) or the one of this number from 0.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -73,9 +78,13 @@ class Eval:
     max_iters: int = 100
     initial_validation: bool = False
     final_validation: bool = True
+    max_new_tokens: int | None = 100  # None for no text
+    evaluate_example: Literal["first", "random"] | int = "first"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "interval max_iters")
+        _at_least(self, 1, "interval max_iters max_new_tokens")
+        if isinstance(self.evaluate_example, int):
+            _at_least(self, 0, "evaluate_example")
 
 
 @dataclass(frozen=True, kw_only=True)

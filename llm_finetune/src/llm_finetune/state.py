@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_finetune.optimizers import Optimizers
-from llm_finetune.settings import Settings, make_settings
+from llm_finetune.settings import Eval, Settings, make_settings
 from llm_sepweight import WeightsError, read_json
 from llm_sepweight.atomic import atomic_folder, sync_folder
 from llm_sepweight.stored import write_safetensors
@@ -27,8 +27,8 @@ VERSION = 1
 TRAINED, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 _WHEN = "save_interval log_interval epochs max_steps max_tokens max_time keep keep_best patience"
 MAY_CHANGE = {  # settings that say when to stop, log or save, and what changes a result in its last bits alone
-    "train": frozenset(f"{_WHEN} micro_batch_size chunk_size".split()),
-    "eval": frozenset(("interval", "max_iters", "initial_validation", "final_validation")),
+    "train": frozenset(f"{_WHEN} micro_batch_size chunk_size activation_checkpointing".split()),
+    "eval": frozenset(each.name for each in fields(Eval)),
     "log": frozenset(("project", "run", "group")),
 }
 _STEP = re.compile(r"step-(\d{6,})")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from llm_finetune import run_folder, state
+from llm_finetune.checkpointing import recomputed
 from llm_finetune.evaluate import evaluate, mode
 from llm_finetune.feeding import Feed, Item, Rows, fingerprint, places
 from llm_finetune.gradients import Gradients
@@ -19,6 +20,7 @@ from llm_finetune.history import History
 from llm_finetune.methods import Method, full
 from llm_finetune.objectives import Dpo, Objective, objective
 from llm_finetune.optimizers import build_optimizers
+from llm_finetune.samples import sample
 from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
 from llm_finetune.state import Progress, Snapshot
@@ -27,9 +29,9 @@ from llm_tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that a run tells of: its start, a logged step, an evaluation, a saved checkpoint or its end."""
+    """Something that a run tells of: its start, a logged step, an evaluation, a text, a checkpoint or its end."""
 
-    kind: str  # "start", "step", "eval", "save" or "end"
+    kind: str  # "start", "step", "eval", "sample", "save" or "end"
     step: int
     values: Mapping[str, Any]
 
@@ -38,7 +40,9 @@ class Event:
 class Run:
     """What came of a run. `final` is the folder of the result, None where there is none or the run was interrupted.
 
-    `checkpoint` is the newest one; `history` has a row of numbers for each step that was logged or evaluated.
+    `checkpoint` is the newest one; `history` has a row of numbers for each step that was logged or evaluated. `before`
+    and `after` are what the model makes of the prompt of one row, with the weights that it was given and those of
+    `final`; None without a tokenizer.
     """
 
     final: Path | None
@@ -47,6 +51,8 @@ class Run:
     train_loss: float | None
     val_loss: float | None
     interrupted: bool
+    before: str | None
+    after: str | None
     history: Sequence[Mapping[str, float]]
 
 
@@ -81,11 +87,12 @@ def finetune(
     rows = data if isinstance(data, Rows) else Rows(train=data)
     folder = run_folder.opened(out_dir, resume)
     try:
-        trainer = _Trainer(model, rows, settings, method or full(), folder, on_event or (lambda event: None), stop)
+        tell = on_event or (lambda event: None)
+        trainer = _Trainer(model, rows, settings, method or full(), folder, tokenizer, tell, stop)
         trainer.begin(resume)
-        with mode(model, training=True):
+        with mode(model, training=True), recomputed(model, settings.train.activation_checkpointing):
             trainer.train()
-        return trainer.finish(tokenizer)
+        return trainer.finish()
     finally:
         model.requires_grad_(False).eval()
         for parameter in model.parameters():
@@ -102,11 +109,14 @@ class _Trainer:
         settings: Settings,
         method: Method,
         out_dir: Path | None,
+        tokenizer: Tokenizer | None,
         tell: OnEvent,
         stop: Callable[[], bool],
     ) -> None:
         self.model, self.rows, self.settings, self.method, self.out_dir = model, rows, settings, method, out_dir
-        self._tell, self._stop, self._saved = tell, stop, state.newest(out_dir) if out_dir else None
+        self._tokenizer, self._tell, self._stop = tokenizer, tell, stop
+        self._saved = state.newest(out_dir) if out_dir else None
+        self._before: str | None = None
         self.feed = Feed(rows.train, settings)
         self.rate = schedule(settings, self.feed.steps)
         method.prepare(model)
@@ -130,6 +140,7 @@ class _Trainer:
     def begin(self, resume: bool | str | Path) -> None:
         """Take up a checkpoint where there is one to go on from, and tell what is going to be done."""
         path = None
+        self._before = self._sample()
         if resume:
             path = self._saved if isinstance(resume, bool) or resume == "auto" else Path(resume)
             run_folder.require_last(self.out_dir, path)
@@ -159,12 +170,12 @@ class _Trainer:
     def _ended(self) -> bool:
         return self.progress.step >= self.feed.steps or self.progress.stopped
 
-    def finish(self, tokenizer: Tokenizer | None) -> Run:
+    def finish(self) -> Run:
         """The last checkpoint and, unless the run was interrupted before its end, the folder of the result."""
         progress = self.progress
         self.interrupted = self.interrupted and not self._ended
         self._save()
-        final = None if self.interrupted else self._final(tokenizer)
+        final = None if self.interrupted else self._final()
         run = Run(
             final=final,
             checkpoint=self._saved,
@@ -172,6 +183,8 @@ class _Trainer:
             train_loss=progress.train_loss,
             val_loss=progress.val_loss,
             interrupted=self.interrupted,
+            before=self._before,
+            after=self._sample(),
             history=tuple(self.history.rows),
         )
         self._event("end", final=final, interrupted=self.interrupted)
@@ -224,6 +237,15 @@ class _Trainer:
             progress.stopped = patience is not None and progress.without_better >= patience
         self._log({"step": progress.step, "seconds": progress.seconds, **row, "val_loss": loss})
         self._event("eval", val_loss=loss, best_loss=progress.best_loss, best_step=progress.best_step)
+        self._sample()
+
+    def _sample(self) -> str | None:
+        """What the model makes now of the prompt of one row, which is also told; None without a tokenizer."""
+        if self._tokenizer is None or self.settings.eval.max_new_tokens is None:
+            return None
+        prompt, text = sample(self.model, self._tokenizer, self.rows, self.settings)
+        self._event("sample", prompt=prompt, text=text)
+        return text
 
     def _log(self, row: dict[str, float]) -> None:
         self.history.add(row)
@@ -237,7 +259,7 @@ class _Trainer:
         state.prune(self.out_dir, self.settings.train.keep, best)
         self._event("save", path=self._saved)
 
-    def _final(self, tokenizer: Tokenizer | None) -> Path | None:
+    def _final(self) -> Path | None:
         """The folder of the result, with the best weights where patience ended the run; made once."""
         if self.out_dir is None:
             return None
@@ -246,7 +268,7 @@ class _Trainer:
             state.read_trained(best, self.snapshot)
         final = self.out_dir / run_folder.FINAL
         if not final.exists():
-            self.method.finish(self.model, final, tokenizer)
+            self.method.finish(self.model, final, self._tokenizer)
         return final
 
     def _require_numbers(self, row: Mapping[str, float]) -> None:
