@@ -58,7 +58,9 @@ def test_gradients_in_bf16_are_added_up_in_fp32() -> None:
     gradients = Gradients({"p": parameter})
     for number in range(9):
         (parameter * (256 if number == 0 else 1)).sum().backward()
-        gradients.collect(last=number == 8)
+        if number < 8:
+            gradients.collect()
+    gradients.finish()
     assert parameter.grad is not None
     assert parameter.grad.dtype == torch.bfloat16
     assert float(parameter.grad) == 264

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_finetune.batches import Batch, Sample, pack
+    from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows, permutation
     from llm_finetune.loss import linear_cross_entropy, position_nll
     from llm_finetune.methods import Method, full
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
     from llm_finetune.state import ResumeError
-    from llm_finetune.train import Event, Run, finetune
+    from llm_finetune.train import finetune
 
 __all__ = [
     "Batch",
@@ -46,7 +47,7 @@ __all__ = [
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "Batch": "batches",
     "Eval": "settings",
-    "Event": "train",
+    "Event": "events",
     "Feed": "feeding",
     "Item": "feeding",
     "Log": "settings",
@@ -55,7 +56,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "Optimizers": "optimizers",
     "ResumeError": "state",
     "Rows": "feeding",
-    "Run": "train",
+    "Run": "events",
     "Sample": "batches",
     "Settings": "settings",
     "Train": "settings",

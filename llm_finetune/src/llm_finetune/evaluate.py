@@ -9,23 +9,27 @@ from torch import nn
 
 from llm_finetune.feeding import Item, cut
 from llm_finetune.objectives import Objective
+from llm_finetune.parallel import World
 from llm_finetune.settings import Settings
 
 
 @torch.no_grad()
-def evaluate(model: Any, objective: Objective, rows: Sequence[Item], settings: Settings) -> float:
+def evaluate(
+    model: Any, objective: Objective, rows: Sequence[Item], settings: Settings, world: World | None = None
+) -> float:
     """The mean loss over the trained tokens (or pairs) of the first rows, as many micro-batches as settings allow.
 
-    A long row counts as much as its trained tokens do. The model is in evaluation mode meanwhile. NaN where no token of
-    these rows is trained.
+    A long row counts as much as its trained tokens do. Every process of `world` gets the same number. The model is in
+    evaluation mode meanwhile. NaN where no token of these rows is trained.
     """
-    size = settings.train.micro_batch_size
+    size, world = settings.train.micro_batch_size, world or World()
     total = weight = 0.0
     with mode(model, training=False):
-        for start in range(0, min(len(rows), size * settings.eval.max_iters), size):
+        for start in range(0, min(len(rows), size * settings.eval.max_iters), size)[world.rank :: world.size]:
             items = [cut(rows[i], settings.train.max_seq_length) for i in range(start, min(start + size, len(rows)))]
             total += float(objective.loss(model, items))
             weight += objective.weight(items)
+    total, weight = world.sums([total, weight], next(model.parameters()).device)
     return total / weight if weight else float("nan")
 
 

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 from llm_finetune import state
+from llm_finetune.parallel import World
 
 FINAL = "final"
 
 
-def opened(out_dir: str | Path | None, resume: bool | str | Path) -> Path | None:
-    """The folder of the run, made and cleared of what was left half written; ValueError where it can't be used."""
+def opened(out_dir: str | Path | None, resume: bool | str | Path, world: World) -> Path | None:
+    """The folder of the run, made and cleared of what was left half written; ValueError where it can't be used.
+
+    No process goes on before all have looked, for then the first may write.
+    """
     if out_dir is None:
         if resume:
             raise ValueError("resume needs out_dir, the folder of the run that is to go on")
@@ -17,7 +21,10 @@ def opened(out_dir: str | Path | None, resume: bool | str | Path) -> Path | None
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and nothing is overwritten; go on with it by resume, or name another")
-    state.clean(folder)
+    world.wait()
+    if world.first:
+        state.clean(folder)
+    world.wait()
     if resume is True and state.newest(folder) is None:
         raise ValueError(f"{folder} has no whole checkpoint to go on from; resume='auto' begins anew where none is")
     return folder

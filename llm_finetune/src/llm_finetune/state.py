@@ -71,7 +71,7 @@ class Snapshot:
 
 def save(out_dir: Path, snapshot: Snapshot) -> Path:
     """Write the checkpoint of the present step into out_dir; the one that is there already if it is whole."""
-    path = out_dir / f"step-{snapshot.progress.step:06d}"
+    path = path_of(out_dir, snapshot.progress.step)
     if path.exists() and _problem(path) is None:
         return path
     if path.exists():
@@ -95,6 +95,11 @@ def save(out_dir: Path, snapshot: Snapshot) -> Path:
         }
         (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def path_of(out_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return out_dir / f"step-{step:06d}"
 
 
 def newest(out_dir: Path) -> Path | None:

@@ -5,7 +5,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +14,19 @@ import torch
 from llm_finetune import run_folder, state
 from llm_finetune.checkpointing import recomputed
 from llm_finetune.evaluate import evaluate, mode
+from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.feeding import Feed, Item, Rows, fingerprint, places
 from llm_finetune.gradients import Gradients
 from llm_finetune.history import History
 from llm_finetune.methods import Method, full
 from llm_finetune.objectives import Dpo, Objective, objective
 from llm_finetune.optimizers import build_optimizers
+from llm_finetune.parallel import world
 from llm_finetune.samples import sample
 from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
 from llm_finetune.state import Progress, Snapshot
 from llm_tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that a run tells of: its start, a logged step, an evaluation, a text, a checkpoint or its end."""
-
-    kind: str  # "start", "step", "eval", "sample", "save" or "end"
-    step: int
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What came of a run. `final` is the folder of the result, None where there is none or the run was interrupted.
-
-    `checkpoint` is the newest one; `history` has a row of numbers for each step that was logged or evaluated. `before`
-    and `after` are what the model makes of the prompt of one row, with the weights that it was given and those of
-    `final`; None without a tokenizer.
-    """
-
-    final: Path | None
-    checkpoint: Path | None
-    step: int
-    train_loss: float | None
-    val_loss: float | None
-    interrupted: bool
-    before: str | None
-    after: str | None
-    history: Sequence[Mapping[str, float]]
-
-
-OnEvent = Callable[[Event], None]
 
 
 def finetune(
@@ -78,14 +48,15 @@ def finetune(
     `final`, with the tokenizer's files, go to `out_dir`; without one nothing is written. With `resume` a run goes on
     from there: True from its newest checkpoint, "auto" also where there is none yet, a path from that checkpoint. On a
     CPU with equally many threads its losses are then to the bit those of a run that was never interrupted. `stop` is
-    asked after each step; once it is true, the run is saved and ends. The model is left in evaluation mode.
+    asked after each step; once it is true, the run is saved and ends. The model is left in evaluation mode. Where
+    torch.distributed was started, its processes share the micro-batches of each step, and the first one writes.
 
     ValueError for settings, rows and models that don't go together, for a filled out_dir without `resume`, and when the
     loss is no longer a number; ResumeError (a ValueError) for a checkpoint that this run can't go on from.
     """
     settings = replace(settings or Settings(), **groups)
     rows = data if isinstance(data, Rows) else Rows(train=data)
-    folder = run_folder.opened(out_dir, resume)
+    folder = run_folder.opened(out_dir, resume, world())
     try:
         tell = on_event or (lambda event: None)
         trainer = _Trainer(model, rows, settings, method or full(), folder, tokenizer, tell, stop)
@@ -122,7 +93,9 @@ class _Trainer:
         method.prepare(model)
         self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
         parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        self.gradients, self.history = Gradients(parameters), History(out_dir)
+        self.world, self.device = world(), next(model.parameters()).device
+        self.gradients = Gradients(parameters, self.world)
+        self.history = History(out_dir if self.world.first else None)
         self.snapshot = Snapshot(
             method=method.name,
             parameters=parameters,
@@ -162,9 +135,12 @@ class _Trainer:
             self.progress.seconds = time.monotonic() - started
             row |= {"tokens": self.progress.tokens, "trained_tokens": self.progress.trained_tokens}
             row |= {"seconds": round(self.progress.seconds, 3)}
-            over = train.max_time is not None and self.progress.seconds >= train.max_time
+            over = self._any(train.max_time is not None and self.progress.seconds >= train.max_time)
             self._after(row, last=over or self._ended)
-            self.interrupted = self._stop()
+            self.interrupted = self._any(self._stop())
+
+    def _any(self, flag: bool) -> bool:
+        return self.world.any(flag, self.device)
 
     @property
     def _ended(self) -> bool:
@@ -196,12 +172,16 @@ class _Trainer:
         weight, total = sum(self.objective.weight(items) for items in micros), 0.0
         row = {"step": step + 1, "epoch": round(self.feed.epoch(step + 1), 4), "learning_rate": self.rate(step)}
         if weight > 0:
-            for number, items in enumerate(micros):
+            mine = range(len(micros))[self.world.rank :: self.world.size]
+            for number, items in ((each, micros[each]) for each in mine):
                 with _seeded(f"{self.settings.seed} {step} {number}"):
                     loss = self.objective.loss(self.model, items)
                 (loss / weight).backward()
-                self.gradients.collect(last=number == len(micros) - 1)
+                if number != mine[-1]:
+                    self.gradients.collect()
                 total += float(loss.detach())
+            self.gradients.finish()
+            total = self.world.sums([total], self.device)[0]
             row |= {"loss": total / weight, "norm": self.gradients.clip(self.settings.train.max_norm)}
             self._require_numbers(row)
             self.snapshot.optimizers.step(self.rate(step))
@@ -226,7 +206,7 @@ class _Trainer:
             self._save()
 
     def _evaluate(self, row: dict[str, float]) -> None:
-        loss = evaluate(self.model, self.objective, self.rows.val, self.settings)
+        loss = evaluate(self.model, self.objective, self.rows.val, self.settings, self.world)
         progress = self.progress
         progress.val_loss = loss
         if loss == loss and (progress.best_loss is None or loss < progress.best_loss):  # NaN without a trained token
@@ -254,21 +234,25 @@ class _Trainer:
     def _save(self) -> None:
         if self.out_dir is None:
             return
-        self._saved = state.save(self.out_dir, self.snapshot)
-        best = self.progress.best_step if self.settings.train.keep_best else None
-        state.prune(self.out_dir, self.settings.train.keep, best)
+        self._saved = state.path_of(self.out_dir, self.progress.step)
+        if self.world.first:
+            state.save(self.out_dir, self.snapshot)
+            best = self.progress.best_step if self.settings.train.keep_best else None
+            state.prune(self.out_dir, self.settings.train.keep, best)
+        self.world.wait()
         self._event("save", path=self._saved)
 
     def _final(self) -> Path | None:
         """The folder of the result, with the best weights where patience ended the run; made once."""
         if self.out_dir is None:
             return None
-        best = self.out_dir / f"step-{self.progress.best_step or 0:06d}"
+        best = state.path_of(self.out_dir, self.progress.best_step or 0)
         if self.progress.stopped and best.exists():
             state.read_trained(best, self.snapshot)
         final = self.out_dir / run_folder.FINAL
-        if not final.exists():
+        if self.world.first and not final.exists():
             self.method.finish(self.model, final, self._tokenizer)
+        self.world.wait()
         return final
 
     def _require_numbers(self, row: Mapping[str, float]) -> None:
@@ -282,7 +266,8 @@ class _Trainer:
         )
 
     def _event(self, kind: str, **values: Any) -> None:
-        self._tell(Event(kind=kind, step=self.progress.step, values=values))
+        if self.world.first:
+            self._tell(Event(kind=kind, step=self.progress.step, values=values))
 
 
 @contextmanager
