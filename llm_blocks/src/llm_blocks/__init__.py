@@ -31,6 +31,7 @@ from llm_blocks.config import (
 )
 from llm_blocks.decoder import CacheShape, Decoder, Head, ScaledEmbedding, SoftcappedHead, TokenEmbedding
 from llm_blocks.first_layers import first_layers
+from llm_blocks.fused import Fused, Parts, parts_of, qkv_parts
 from llm_blocks.gguf import GgufForm, gguf_form, gguf_rope, gguf_sizes, inexpressible, within_window
 from llm_blocks.initialise import new_model
 from llm_blocks.loading import Checkpoint, fill, load, load_config, open_checkpoint, read_config
@@ -61,6 +62,7 @@ __all__ = [
     "ConfigKeys",
     "Decoder",
     "Experts",
+    "Fused",
     "GatedMLP",
     "GgufForm",
     "Head",
@@ -68,6 +70,7 @@ __all__ = [
     "KVCache",
     "LayerNorm",
     "OffsetRMSNorm",
+    "Parts",
     "Plan",
     "QuantizedExperts",
     "RMSNorm",
@@ -109,7 +112,9 @@ __all__ = [
     "parse_rope",
     "parse_rope_settings",
     "part_layers",
+    "parts_of",
     "plan_attention",
+    "qkv_parts",
     "read_config",
     "require_compiler",
     "require_experts",

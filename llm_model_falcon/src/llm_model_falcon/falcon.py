@@ -15,8 +15,10 @@ from llm_blocks import (
     CacheShape,
     ConfigKeys,
     Decoder,
+    Fused,
     Head,
     LayerNorm,
+    Parts,
     Plan,
     Rope,
     RopeTable,
@@ -27,13 +29,12 @@ from llm_blocks import (
     gelu,
     merge_heads,
     parse_rope,
+    qkv_parts,
     require_heads,
     rope_to_hf,
     rotate,
 )
 from llm_sepweight import PartSpec
-
-_MODEL_TYPES = ("falcon", "RefinedWeb", "RefinedWebModel")  # the latter two from before transformers knew the family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Config:
         """Read a config.json. ValueError names a key that is missing, malformed or not supported."""
         keys = ConfigKeys(raw)
         keys.require_unquantized()
-        keys.require("model_type", _MODEL_TYPES, "it isn't a Falcon")
+        keys.require("model_type", ("falcon", "RefinedWeb", "RefinedWebModel"), "it isn't a Falcon")  # two are old
         keys.require("activation", ("gelu",), "a Falcon has the exact GELU")
         keys.require("apply_residual_connection_post_layernorm", (False,), "the residual must not be normalised")
         dim, num_heads = _integer(keys, "hidden_size", "n_embed"), _integer(keys, "num_attention_heads", "n_head")
@@ -165,10 +166,9 @@ class Context(NamedTuple):
     slopes: Tensor | None
 
 
-class Attention(nn.Module):
-    def __init__(self, config: Config, layer: int) -> None:
+class Attention(Fused):
+    def __init__(self, c: Config, layer: int) -> None:
         super().__init__()
-        c = config
         self.layer, self.num_kv_heads, self.head_dim = layer, c.num_kv_heads, c.head_dim
         self.qkv = nn.Linear(c.dim, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, bias=c.bias)
         self.o = nn.Linear(c.dim, c.dim, bias=c.bias)
@@ -184,6 +184,9 @@ class Attention(nn.Module):
         if context.slopes is not None:
             return self.o(merge_heads(attend_alibi(q, k, v, view, slopes=context.slopes)))
         return self.o(merge_heads(attend(q, k, v, view)))  # (B, H, T, D) -> (B, T, C)
+
+    def parts(self) -> dict[str, Parts]:
+        return {"qkv": qkv_parts(self.o.in_features // self.num_kv_heads, self.head_dim, groups=self.num_kv_heads)}
 
 
 class MLP(nn.Module):
@@ -211,8 +214,7 @@ class SharedNormBlock(nn.Module):
 class TwoNormsBlock(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
-        self.mlp_norm = LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm, self.mlp_norm = (LayerNorm(config.dim, config.norm_eps) for _ in range(2))
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
     def forward(self, x: Tensor, context: Context, plan: Plan) -> Tensor:
@@ -222,8 +224,7 @@ class TwoNormsBlock(nn.Module):
 class SequentialBlock(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.input_norm = LayerNorm(config.dim, config.norm_eps)
-        self.post_attention_norm = LayerNorm(config.dim, config.norm_eps)
+        self.input_norm, self.post_attention_norm = (LayerNorm(config.dim, config.norm_eps) for _ in range(2))
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
     def forward(self, x: Tensor, context: Context, plan: Plan) -> Tensor:
@@ -253,8 +254,7 @@ class Model(Decoder):
         if c.rope is None:  # its biases are added before the scores are scaled, so they are scaled as well
             slopes = (alibi_slopes(c.num_heads) * c.head_dim**-0.5).to(plan.positions.device)
             return Context(rope=None, slopes=slopes)
-        table = plan.rope_table(c.rope, c.head_dim, dtype=dtype)
-        return Context(rope=table, slopes=None)
+        return Context(rope=plan.rope_table(c.rope, c.head_dim, dtype=dtype), slopes=None)
 
 
 # Hugging Face's name -> ours, for every tensor that a Falcon may have

@@ -16,11 +16,14 @@ from llm_blocks import (
     CacheShape,
     ConfigKeys,
     Decoder,
+    Fused,
     Head,
     LayerNorm,
+    Parts,
     Plan,
     attend,
     merge_heads,
+    qkv_parts,
     split_heads,
 )
 from llm_model_neox.gelu import GELUS, require_gelu
@@ -149,11 +152,11 @@ class Embedding(nn.Module):
         return self.embed(x) + self.positions(known)  # (B, T) -> (B, T, C)
 
 
-class Attention(nn.Module):
+class Attention(Fused):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         c = config
-        self.layer, self.head_dim = layer, c.head_dim
+        self.layer, self.dim, self.head_dim = layer, c.dim, c.head_dim
         self.qkv = Conv1D(c.dim, 3 * c.dim)  # all queries, then all keys, then all values
         self.o = Conv1D(c.dim, c.dim)
         self.scale = (c.head_dim**-0.5 if c.scale_attention else 1.0) / (layer + 1 if c.scale_by_layer else 1)
@@ -162,6 +165,9 @@ class Attention(nn.Module):
         q, k, v = (split_heads(each, self.head_dim) for each in self.qkv(x).chunk(3, dim=-1))  # (B, H, T, D)
         k, v, view = plan.remember(self.layer, k, v)  # (B, H, S, D)
         return self.o(merge_heads(attend(q, k, v, view, scale=self.scale)))  # (B, H, T, D) -> (B, T, C)
+
+    def parts(self) -> dict[str, Parts]:
+        return {"qkv": qkv_parts(self.dim, self.dim)}
 
 
 class MLP(nn.Module):

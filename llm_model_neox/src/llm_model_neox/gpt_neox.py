@@ -15,8 +15,10 @@ from llm_blocks import (
     CacheShape,
     ConfigKeys,
     Decoder,
+    Fused,
     Head,
     LayerNorm,
+    Parts,
     Plan,
     Rope,
     RopeTable,
@@ -24,6 +26,7 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
+    qkv_parts,
     rope_to_hf,
     rotate,
     split_heads,
@@ -127,7 +130,7 @@ def _read_rope(keys: ConfigKeys, max_positions: int) -> Rope:
     return rope
 
 
-class Attention(nn.Module):
+class Attention(Fused):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         c, bias = config, config.attention_bias
@@ -139,6 +142,9 @@ class Attention(nn.Module):
         q, k, v = split_heads(self.qkv(x), 3 * self.head_dim).chunk(3, dim=-1)  # (B, H, T, D) each
         k, v, view = plan.remember(self.layer, rotate(k, rope), v)  # (B, H, S, D)
         return self.o(merge_heads(attend(rotate(q, rope), k, v, view)))  # (B, H, T, D) -> (B, T, C)
+
+    def parts(self) -> dict[str, Parts]:
+        return {"qkv": qkv_parts(self.head_dim, self.head_dim, groups=self.o.in_features // self.head_dim)}
 
 
 class MLP(nn.Module):

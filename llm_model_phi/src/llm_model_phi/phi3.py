@@ -15,7 +15,9 @@ from llm_blocks import (
     CacheShape,
     ConfigKeys,
     Decoder,
+    Fused,
     Head,
+    Parts,
     Plan,
     RMSNorm,
     Rope,
@@ -24,6 +26,7 @@ from llm_blocks import (
     attend,
     merge_heads,
     parse_rope,
+    qkv_parts,
     require_heads,
     rope_to_hf,
     rotate,
@@ -121,7 +124,7 @@ class Config:
         }
 
 
-class Attention(nn.Module):
+class Attention(Fused):
     """Rows of `qkv` are all queries, then all keys, then all values."""
 
     def __init__(self, config: Config, layer: int) -> None:
@@ -137,8 +140,11 @@ class Attention(nn.Module):
         k, v, view = plan.remember(self.layer, rotate(k, rope), v)  # (B, K, S, D)
         return self.o(merge_heads(attend(rotate(q, rope), k, v, view)))  # (B, H, T, D) -> (B, T, C)
 
+    def parts(self) -> dict[str, Parts]:
+        return {"qkv": qkv_parts(self.widths[0], self.widths[1])}
 
-class MLP(nn.Module):
+
+class MLP(Fused):
     """Rows of `gate_up` are the gate's, then those of the way up."""
 
     def __init__(self, config: Config) -> None:
@@ -149,6 +155,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, I) each
         return self.down(silu_gate(gate, up))  # (B, T, C)
+
+    def parts(self) -> dict[str, Parts]:
+        return {"gate_up": Parts(names=("gate", "up"), sizes=(self.down.in_features,) * 2)}
 
 
 class Block(nn.Module):
