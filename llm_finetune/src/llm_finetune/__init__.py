@@ -82,3 +82,30 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+from llm_finetune.lora import (
+    LoraLinear,
+    adapters,
+    add_lora,
+    disabled,
+    lora_parameters,
+    remove_lora,
+    seed_dropout,
+    set_adapter,
+    use_adapter,
+)
+from llm_finetune.lora_settings import Lora
+from llm_finetune.targets import lora_targets
+
+__all__ = [
+    "Lora",
+    "LoraLinear",
+    "adapters",
+    "add_lora",
+    "disabled",
+    "lora_parameters",
+    "lora_targets",
+    "remove_lora",
+    "seed_dropout",
+    "set_adapter",
+    "use_adapter",
+]
