@@ -82,6 +82,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+from llm_finetune.adapter_file import AdapterFile, read_adapter
+from llm_finetune.freezing import freeze, train_layers
 from llm_finetune.lora import (
     LoraLinear,
     adapters,
@@ -94,18 +96,28 @@ from llm_finetune.lora import (
     use_adapter,
 )
 from llm_finetune.lora_settings import Lora
+from llm_finetune.merging import merge_lora, unload
+from llm_finetune.peft_format import apply, write_adapter
 from llm_finetune.targets import lora_targets
 
 __all__ = [
+    "AdapterFile",
     "Lora",
     "LoraLinear",
     "adapters",
     "add_lora",
+    "apply",
     "disabled",
+    "freeze",
     "lora_parameters",
     "lora_targets",
+    "merge_lora",
+    "read_adapter",
     "remove_lora",
     "seed_dropout",
     "set_adapter",
+    "train_layers",
+    "unload",
     "use_adapter",
+    "write_adapter",
 ]

@@ -87,14 +87,19 @@ class LoraLinear(nn.Module):
 
 
 def add_lora(
-    module: nn.Module, targets: Mapping[str, Sequence[str]], lora: Lora, *, name: str = "default", seed: int = 0
+    module: nn.Module,
+    targets: Mapping[str, Sequence[str]],
+    lora: Lora | Mapping[str, Lora],
+    *,
+    name: str = "default",
+    seed: int = 0,
 ) -> nn.Module:
     """Put the adapter `name` on layers of `module`, in place, and make it the active one; gives `module`.
 
     `targets` are paths of linear layers with the parts to adapt of each, as `lora_targets` gives them: ("whole",) for
-    all of a layer. Everything is frozen but adapters, whose parameters are fp32. The seed alone decides the initial
-    values, whatever else is adapted. ValueError for a layer that isn't linear, an unknown part or a name in use, before
-    anything changes.
+    all of a layer; `lora` may be settings by path. Everything is frozen but adapters, whose parameters are fp32. The
+    seed alone decides the initial values, whatever else is adapted. ValueError for a layer that isn't linear, an
+    unknown part or a name in use, before anything changes.
     """
     _check_name(module, name)
     fused = parts_of(module)
@@ -102,7 +107,8 @@ def add_lora(
         _check_target(module, path, parts, fused.get(path))
     for path, parts in targets.items():
         layer = _wrapped(module, path, fused.get(path))
-        layer.add_slot(name, parts, lora, {part: mixed_seed(seed, path, part) for part in parts})
+        settings = lora if isinstance(lora, Lora) else lora[path]
+        layer.add_slot(name, parts, settings, {part: mixed_seed(seed, path, part) for part in parts})
     trained = {id(parameter) for parameter in lora_parameters(module).values()}
     for parameter in module.parameters():
         if id(parameter) not in trained:
