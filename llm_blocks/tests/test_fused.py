@@ -1,42 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-import llm_quant
-from llm_blocks import Fused, Parts, find, new_model, parts_of, qkv_parts
-
-SIZES = {"vocab_size": 31, "dim": 32, "num_layers": 2, "num_heads": 4, "hidden_dim": 48, "max_positions": 64}
-CONFIGS = {
-    "gpt_neox": SIZES,
-    "gpt2": SIZES,
-    "falcon": SIZES | {"num_kv_heads": 2, "layout": "two_norms"},
-    "phi3": SIZES | {"num_kv_heads": 2, "head_dim": 8},
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_parts_are_the_queries_keys_and_values(name: str) -> None:
-    """Zeroing the rows of a part of the projection zeroes that of the three which attention makes of it."""
-    model = new_model(find(name).Config(**CONFIGS[name]), std=0.3).eval()
-    parts = parts_of(model)["mid.0.attention.qkv"]
-    assert parts.total == llm_quant.matrix_of(model.mid["0"].attention.qkv).size(0)
-    ids = torch.arange(7)[None]
-    seen = _remembered(model, ids)
-    for part, changed in (("q", set()), ("k", {"k"}), ("v", {"v"})):
-        copy = _without(model, parts, part)
-        after = _remembered(copy, ids)
-        assert {key for key in seen if not torch.equal(seen[key], after[key])} == changed
-        assert all(bool((after[key] == 0).all()) for key in changed)
-        assert not torch.equal(copy(ids), model(ids))
-
-
-def test_gate_and_up_of_phi3() -> None:
-    model = new_model(find("phi3").Config(**CONFIGS["phi3"]), std=0.3).eval()
-    parts = parts_of(model)["mid.1.mlp.gate_up"]
-    x = torch.randn(3, 32)
-    mlp = model.mid["1"].mlp
-    gate, up = (mlp.gate_up(x)[:, parts.span(name)] for name in ("gate", "up"))
-    torch.testing.assert_close(mlp(x), mlp.down(nn.functional.silu(gate) * up))
+from llm_blocks import Fused, Parts, parts_of, qkv_parts
+from llm_blocks.testing import check_parts
 
 
 def test_spans_and_counts() -> None:
@@ -61,23 +30,46 @@ def test_a_module_at_the_root_is_found() -> None:
     assert parts_of(nn.Linear(2, 2)) == {}
 
 
-def _remembered(model: nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The first layer's keys and values, as a cache has them."""
-    cache = model.new_cache(1, ids.size(1))
-    with torch.inference_mode():
-        model(ids, cache)
-    return {name: tensors[0].clone() for name, tensors in zip(("k", "v"), cache.storages.values(), strict=True)}
+class Attention(Fused):
+    """One whose keys stand first, whatever it says."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.qkv, self.names = nn.Linear(4, 6), names
+
+    def parts(self) -> dict[str, Parts]:
+        return {"qkv": Parts(names=self.names, sizes=(2, 2, 2))}
 
 
-def _without(model: nn.Module, parts: Parts, part: str) -> nn.Module:
-    copy = new_model(model.config, std=0.3).eval()
-    qkv = copy.mid["0"].attention.qkv
-    with torch.no_grad():
-        matrix = llm_quant.matrix_of(qkv)
-        for group in range(parts.groups):
-            span = parts.span(part)
-            rows = slice(group * parts.run + span.start, group * parts.run + span.stop)
-            matrix[rows] = 0
-            if qkv.bias is not None:
-                qkv.bias[rows] = 0
-    return copy
+class Model(nn.Module):
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.attention = Attention(*names)
+
+    def new_cache(self, batch: int, length: int) -> SimpleNamespace:
+        return SimpleNamespace(storages={})
+
+    def forward(self, ids: torch.Tensor, cache: SimpleNamespace | None = None) -> torch.Tensor:
+        k, q, v = self.attention.qkv(nn.functional.one_hot(ids, 4).float()).chunk(3, dim=-1)
+        if cache is not None:
+            cache.storages = {"k": {0: k}, "v": {0: v}}
+        return q * k + v
+
+
+def test_the_check_of_a_model_that_tells_the_truth() -> None:
+    check_parts(Model("k", "q", "v"), torch.arange(4)[None])
+
+
+@pytest.mark.parametrize("names", [("q", "k", "v"), ("k", "v", "q"), ("v", "q", "k")])
+def test_the_check_of_one_that_does_not(names: tuple[str, ...]) -> None:
+    with pytest.raises(AssertionError, match=r"is another than expected"):
+        check_parts(Model(*names), torch.arange(4)[None])
+
+
+def test_the_check_of_one_that_says_nothing_or_too_little() -> None:
+    with pytest.raises(AssertionError, match="are fused"):
+        check_parts(nn.ModuleDict({"qkv": nn.Linear(4, 6)}), torch.arange(4)[None])
+    model = Model("k", "q", "v")
+    model.attention.qkv = nn.Linear(4, 12)
+    with pytest.raises(AssertionError, match="are 6 outputs of 12"):
+        check_parts(model, torch.arange(4)[None])

@@ -19,6 +19,7 @@ from llm_blocks.testing.laws import (
 )
 from llm_blocks.testing.packed import check_packed
 from llm_blocks.testing.parity import check_greedy, check_logits, check_saved, tiny_reference
+from llm_blocks.testing.parts import check_parts
 from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.recording import check_recorded
 from llm_blocks.testing.stored import nearest, rewrite, store_rounded, words
@@ -35,6 +36,7 @@ __all__ = [
     "check_logits",
     "check_meta_build",
     "check_packed",
+    "check_parts",
     "check_quantized",
     "check_recorded",
     "check_rollback",

@@ -15,6 +15,7 @@ from llm_blocks.loading import load, read_config
 from llm_blocks.testing import laws, parity
 from llm_blocks.testing.family import Case, Family, stored_again
 from llm_blocks.testing.packed import check_packed
+from llm_blocks.testing.parts import check_parts
 from llm_blocks.testing.quantized import check_quantized
 from llm_blocks.testing.recording import check_recorded
 
@@ -155,6 +156,7 @@ def check_laws(case: Case) -> None:
     laws.check_static(make, [case.ids(1, n)[0].tolist() for n in (4, 1, 6)], case.ids(3, 9))
     laws.check_meta_build(make, "b 0-1", case.ids(1, 5))
     laws.check_meta_build(make, "f", case.ids(1, 5))
+    check_parts(case.model, case.ids(1, 6))
 
 
 def check_spellings(case: Case, folder: Path) -> None:
