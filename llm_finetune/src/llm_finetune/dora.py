@@ -46,6 +46,7 @@ class Dora(nn.Module):
     def lengths(self, a: Tensor, b: Tensor, scale: float, weight_times: Callable[[Tensor], Tensor]) -> Tensor:
         """|W + s B A| of each row (N,), without that sum: |W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B."""
         a, b = a.float(), b.float()
-        crossed = (weight_times(a) * b).sum(dim=1)
-        own = ((b @ (a @ a.T)) * b).sum(dim=1)
+        with torch.autocast(a.device.type, enabled=False):  # differences of such sums need all of fp32
+            crossed = (weight_times(a) * b).sum(dim=1)
+            own = ((b @ (a @ a.T)) * b).sum(dim=1)
         return (self.squares + 2 * scale * crossed + scale**2 * own).clamp(min=0).sqrt()

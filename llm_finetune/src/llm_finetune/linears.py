@@ -56,11 +56,13 @@ def _in_order(layer: QuantizedLinear) -> Tensor:
     return weight if layer.order is None else torch.empty_like(weight).index_copy_(1, layer.order, weight)
 
 
+@torch.no_grad()
 def row_squares(layer: nn.Module) -> Tensor:
     """The squared length of each row of the weight: (N,) fp32."""
     return torch.cat([rows.square().sum(dim=1) for rows in weight_rows(layer)])
 
 
+@torch.no_grad()
 def weight_times(layer: nn.Module, a: Tensor) -> Tensor:
     """The weight (N, K) times the transpose of a (r, K) fp32: (N, r)."""
     return torch.cat([rows @ a.T for rows in weight_rows(layer)])

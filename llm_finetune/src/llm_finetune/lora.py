@@ -70,7 +70,7 @@ class LoraLinear(nn.Module):
         if pair.dora is None:
             return low
         bias = bias_of(self.base)
-        product = y if bias is None else y - bias
+        product = y if bias is None else y - bias.to(y.dtype)
         return pair.dora(low, of_part(product, self.parts, part), self.ratio(pair, scale, part))
 
     def ratio(self, pair: LowRank, scale: float, part: str) -> Tensor:

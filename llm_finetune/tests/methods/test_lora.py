@@ -208,6 +208,39 @@ def test_a_base_in_bf16(load: Callable[..., Any], ids: torch.Tensor, dora: bool)
     assert all(parameter.grad is not None for parameter in lora_parameters(model).values())
 
 
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_mixed_precision(scheme: Any, dora: bool) -> None:
+    """Under autocast factors and magnitudes stay fp32 and get fp32 gradients, near those of fp32."""
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64))
+    if scheme is not None:
+        llm_quant.quantize(module, scheme)
+    add_lora(module, {"0": ("whole",), "2": ("whole",)}, Lora(dropout=0.1, dora=dora)).train()
+    randomise(module, std=0.05)
+    x, found = torch.randn(5, 64), []
+    for mixed in (False, True):
+        seed_dropout(module, 3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            y = module(x)
+        assert y.dtype == (torch.bfloat16 if mixed and scheme is None else torch.float32)
+        y.float().square().mean().backward()
+        found.append([parameter.grad for parameter in lora_parameters(module).values()])
+        for parameter in lora_parameters(module).values():
+            parameter.grad = None
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_copy_of_an_adapted_model(load: Callable[..., Any], ids: torch.Tensor, dora: bool) -> None:
+    """The lengths of rows once were results of autograd where the base was trainable, and couldn't be copied."""
+    model = adapt(load("llama", trainable=True), dora=dora)
+    randomise(model)
+    assert torch.equal(copy.deepcopy(model)(ids), model(ids))
+
+
 @torch.inference_mode()
 def test_recorded_steps_have_the_adapter(load: Callable[..., Any], ids: torch.Tensor) -> None:
     model = adapt(load("llama"))
