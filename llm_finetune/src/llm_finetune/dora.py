@@ -34,7 +34,8 @@ class Dora(nn.Module):
         The product with W isn't computed again between steps of generation, where A and B stay as they are.
         """
         # An optimizer may write past the version of a tensor, and tensors made in inference mode have none.
-        if self.training or torch.is_grad_enabled() or a.is_inference() or b.is_inference():
+        steady = not (torch.compiler.is_compiling() or self.training or torch.is_grad_enabled())
+        if not steady or a.is_inference() or b.is_inference():
             self._kept = None
             return self.magnitude / self.lengths(a, b, scale, weight_times)
         state = (a._version, b._version, a.data_ptr(), b.data_ptr())

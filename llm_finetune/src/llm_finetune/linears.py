@@ -37,9 +37,11 @@ def device_of(layer: nn.Module) -> torch.device:
     return next(tensor.device for kind in (layer.parameters(), layer.buffers()) for tensor in kind)
 
 
-@torch.no_grad()
 def weight_rows(layer: nn.Module) -> Iterator[Tensor]:
-    """The weight of a layer that `is_linear`, in fp32, some rows (R, K) at a time; what quantized ones stand for."""
+    """The weight of a layer that `is_linear`, in fp32, some rows (R, K) at a time; what quantized ones stand for.
+
+    For use where no gradients are recorded.
+    """
     if isinstance(layer, Bit4Linear):
         yield from layer.weight.rows(torch.float32)
     elif isinstance(layer, BnbLinear):
@@ -47,7 +49,7 @@ def weight_rows(layer: nn.Module) -> Iterator[Tensor]:
     elif isinstance(layer, QuantizedLinear):
         yield from _in_order(layer).split(ROWS)
     else:
-        yield from (rows.float() for rows in matrix_of(layer).split(ROWS))
+        yield from (rows.float() for rows in matrix_of(layer).detach().split(ROWS))
 
 
 def _in_order(layer: QuantizedLinear) -> Tensor:

@@ -234,6 +234,17 @@ def test_mixed_precision(scheme: Any, dora: bool) -> None:
 
 
 @pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_it_compiles_without_a_break(dora: bool, train: bool) -> None:
+    module = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64))
+    add_lora(module, {"0": ("whole",), "2": ("whole",)}, Lora(dropout=0, dora=dora)).train(train)
+    randomise(module)
+    x, compiled = torch.randn(5, 64), torch.compile(module, backend="aot_eager", fullgraph=True)
+    with torch.set_grad_enabled(train):
+        assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize("dora", [False, True])
 def test_a_copy_of_an_adapted_model(load: Callable[..., Any], ids: torch.Tensor, dora: bool) -> None:
     """The lengths of rows once were results of autograd where the base was trainable, and couldn't be copied."""
     model = adapt(load("llama", trainable=True), dora=dora)
