@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from llm_blocks import Checkpoint, find, open_checkpoint
 from llm_blocks.checking import EMBEDDING, HEAD
-from llm_blocks.meta import without_storage
 from llm_blocks.names import from_hf_name, to_hf_name
 from llm_blocks.parameters import pieces
 from llm_blocks.replacing import put
@@ -22,7 +21,7 @@ from llm_finetune.adapter_file import AdapterFile, Factors, read_adapter
 from llm_finetune.companions import companions, copy_companions
 from llm_finetune.linears import is_linear, sizes_of
 from llm_finetune.lora import adapters, lora_layers
-from llm_finetune.peft_format import joined
+from llm_finetune.peft_format import joined, skeleton
 from llm_quant import LinearLike, matrix_of
 from llm_sepweight import WeightsError
 from llm_sepweight.atomic import atomic_folder
@@ -100,7 +99,7 @@ def merge_lora(adapter: str | Path, base: str | Path, out: str | Path, *, dtype:
 def _by_name(file: AdapterFile, checkpoint: Checkpoint) -> dict[str, Factors]:
     """The factors by our names of the weights that they change."""
     table = find(checkpoint.config.model_type).NAMES
-    model = _skeleton(checkpoint.config)
+    model = skeleton(checkpoint.config)
     found: dict[str, Factors] = {}
     for path, factors in file.factors.items():
         try:
@@ -116,7 +115,7 @@ def _by_name(file: AdapterFile, checkpoint: Checkpoint) -> dict[str, Factors]:
 
 def _tensors(checkpoint: Checkpoint, deltas: Mapping[str, Factors], dtype: torch.dtype | None) -> dict[str, Pending]:
     """Each tensor under Hugging Face's name, to be read when its turn comes; experts go one by one."""
-    table, model = find(checkpoint.config.model_type).NAMES, _skeleton(checkpoint.config)
+    table, model = find(checkpoint.config.model_type).NAMES, skeleton(checkpoint.config)
     parts, found = pieces(model), {}
     for name, stored in _stored_names(checkpoint, deltas).items():
         for own, view in parts.get(name, {name: None}).items():
@@ -174,8 +173,3 @@ def _config(checkpoint: Checkpoint, dtype: torch.dtype | None, *, untied: bool) 
     if dtype is not None:
         raw |= dict.fromkeys([key for key in ("dtype", "torch_dtype") if key in raw] or ["dtype"], str(dtype)[6:])
     return raw
-
-
-def _skeleton(config: Any) -> Any:
-    with without_storage():
-        return find(config.model_type).Model(config, "f")

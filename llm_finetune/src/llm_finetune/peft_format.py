@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_blocks import find, parts_of
+from llm_blocks.meta import without_storage
 from llm_blocks.names import Names, from_hf_name, spellings, to_hf_name
 from llm_blocks.saving import write_json
 from llm_finetune.adapter_file import MAGNITUDE, PARTS, PREFIX, WEIGHTS, A, AdapterFile, B, Factors
@@ -53,8 +54,7 @@ def write_adapter(
     parts = {hf_path(table, path): each for path, layer in layers.items() if (each := _adapted_parts(layer, name))}
     ranks = {path: each.settings.r for path, each in found.items() if each.settings.r != lora.r}
     alphas = {path: whole(each.settings.alpha) for path, each in found.items() if each.settings.alpha != lora.alpha}
-    transposed = any(isinstance(layer.base, LinearLike) for layer in layers.values())
-    config = config_to_peft(lora, base, list(found), ranks, alphas, transposed=transposed)
+    config = config_to_peft(lora, base, list(found), ranks, alphas, transposed=_is_transposed(module, layers))
     metadata = {"format": "pt"} | ({PARTS: json.dumps(parts, sort_keys=True)} if parts else {})
     with atomic_folder(folder) as temporary:
         write_safetensors(temporary / WEIGHTS, _named(found), metadata=metadata)
@@ -79,6 +79,20 @@ def apply(model: nn.Module, file: AdapterFile, name: str = "default", *, names: 
     for path, layer in layers.items():
         _fill(layer, name, file.factors[found[path]], file)
     return model
+
+
+def _is_transposed(module: Any, layers: Mapping[str, LoraLinear]) -> bool:
+    """Whether files have the weights of such layers as (K, N), also where quantized ones stand in their places."""
+    if not names_of(module):
+        return any(isinstance(layer.base, LinearLike) for layer in layers.values())
+    model = skeleton(module.config)
+    return any(isinstance(model.get_submodule(path), LinearLike) for path in layers)
+
+
+def skeleton(config: Any) -> Any:
+    """The whole model of a config, without weights."""
+    with without_storage():
+        return find(config.model_type).Model(config, "f")
 
 
 def names_of(model: Any) -> Names:

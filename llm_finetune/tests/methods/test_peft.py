@@ -219,6 +219,19 @@ def test_of_a_quantized_base(load: Any, ids: torch.Tensor, tmp_path: Path, schem
     assert torch.equal(again(ids), model(ids))
 
 
+def test_of_a_quantized_base_with_transposed_weights(
+    load: Any, reference: Any, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    """peft is told that GPT-2's lie so, which the quantized layers in their places don't."""
+    model = llm_quant.quantize(load("gpt2"), "int8")
+    lora = Lora(dropout=0, projection=True)
+    add_lora(model, lora_targets(model, lora), lora)
+    randomise(model)
+    write_adapter(tmp_path / "adapter", model, lora, base="x")
+    wanted = apply(load("gpt2"), read_adapter(tmp_path / "adapter"))(ids)
+    assert_close(opened(reference, "gpt2", tmp_path / "adapter")(ids).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_any_module(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 5))
     add_lora(module, {"1": ("whole",)}, Lora(r=2, dropout=0))
