@@ -1,11 +1,15 @@
-"""What a row of a data set is, and the error of one that can't be used."""
+"""What a row of a data set is, and the errors of rows and files that can't be used."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
-class RowError(ValueError):
+class DataError(ValueError):
+    """A data set that can't be used: what is wrong, and the way out."""
+
+
+class RowError(DataError):
     """A row that can't be used. `where` is its file and line, `reason` what is wrong without values, to count by."""
 
     def __init__(self, where: str, what: str, expected: str, *, reason: str | None = None) -> None:
