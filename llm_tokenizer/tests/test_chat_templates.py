@@ -196,6 +196,16 @@ def test_named_templates_of_the_config(folder: Any) -> None:
         Tokenizer.load(folder.path).render_chat([HELLO])
 
 
+def test_another_template_with_the_same_special_tokens(make: Any) -> None:
+    tokenizer = make("{{ messages[0].content }}")
+    other = tokenizer.with_chat_template("{{ bos_token }}{{ messages[0].role }}{{ eos_token }}")
+    assert other.encode_chat([HELLO]) == [256, *tokenizer.encode("user"), 257]
+    assert other.chat_template != tokenizer.chat_template
+    assert tokenizer.render_chat([HELLO]) == HELLO["content"]
+    with pytest.raises(TokenizerError, match="the given chat template"):
+        tokenizer.with_chat_template("{% for %}").render_chat([HELLO])
+
+
 def test_bos_is_never_doubled(folder: Any) -> None:
     folder.tokenizer().json("tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True})
     with_bos = Tokenizer.load(folder.text("chat_template.jinja", "{{ bos_token }}{{ messages[0].content }}").path)

@@ -92,6 +92,14 @@ class Tokenizer:
         """Source of the folder's chat template, None where it has none."""
         return self._chat.text()
 
+    def with_chat_template(self, template: str) -> Self:
+        """The same tokenizer with this chat template (Jinja source) instead of the folder's; `files` stay the same.
+
+        It renders under the same limits as a folder's; TokenizerError comes when it is first used.
+        """
+        chat = Chat({"default": template}, self._special.names, Path("the given chat template"))
+        return type(self)(self._backend, self._special, chat, self.files)
+
     def render_chat(
         self,
         messages: Iterable[Mapping[str, Any]],
