@@ -120,4 +120,23 @@ __all__ = [
     "unload",
     "use_adapter",
     "write_adapter",
+from llm_finetune.data_settings import JSON, DataSettings
+from llm_finetune.dataset import Dataset, Report, load_data
+from llm_finetune.order import Order
+from llm_finetune.rows import DataError, RowError
+from llm_finetune.samples import Samples
+from llm_finetune.styles import STYLES, Style
+
+__all__ = [
+    "JSON",
+    "STYLES",
+    "DataError",
+    "DataSettings",
+    "Dataset",
+    "Order",
+    "Report",
+    "RowError",
+    "Samples",
+    "Style",
+    "load_data",
 ]
