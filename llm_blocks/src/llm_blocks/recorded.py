@@ -22,8 +22,9 @@ class Recorded:
     """Call it like the `Decoder` that it was made of: ids (B, T) or hidden states (B, T, C), with a cache.
 
     On a CPU with kernels, a step of few tokens after others is recorded when its shape and cache come for the second
-    time (of one token a row at once, for it will come again), and from then on computed without Python between its operations, to the same bits. Whatever can't
-    be recorded (a prompt, rows with padding, operations that the kernels lack) is left to the model itself.
+    time (of one token a row at once, for it will come again), and from then on computed without Python between its
+    operations, to the same bits. Whatever can't be recorded (a prompt, rows with padding, operations that the kernels
+    lack) is left to the model itself.
 
     While it is in use the model must stay as it is: weights may change in place, but no tensor or module may take the
     place of another. A model with hooks is never recorded.

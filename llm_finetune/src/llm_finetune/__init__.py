@@ -4,73 +4,156 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llm_finetune.adapter_file import AdapterFile, read_adapter
     from llm_finetune.batches import Batch, Sample, pack
+    from llm_finetune.data_settings import JSON, DataSettings
+    from llm_finetune.dataset import Dataset, Report, load_data
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows, permutation
+    from llm_finetune.freezing import freeze, train_layers
+    from llm_finetune.lora import (
+        LoraLinear,
+        adapters,
+        add_lora,
+        disabled,
+        lora_parameters,
+        remove_lora,
+        seed_dropout,
+        set_adapter,
+        use_adapter,
+    )
+    from llm_finetune.lora_settings import Lora
     from llm_finetune.loss import linear_cross_entropy, position_nll
+    from llm_finetune.merging import merge_lora, unload
     from llm_finetune.methods import Method, full
     from llm_finetune.optimizers import Optimizers, build_optimizers
+    from llm_finetune.order import Order
+    from llm_finetune.peft_format import apply, write_adapter
     from llm_finetune.preferences import dpo_loss, orpo_loss
+    from llm_finetune.rows import DataError, RowError
+    from llm_finetune.samples import Samples
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
     from llm_finetune.state import ResumeError
+    from llm_finetune.styles import STYLES, Style
+    from llm_finetune.targets import lora_targets
     from llm_finetune.train import finetune
 
 __all__ = [
+    "JSON",
+    "STYLES",
+    "AdapterFile",
     "Batch",
+    "DataError",
+    "DataSettings",
+    "Dataset",
     "Eval",
     "Event",
     "Feed",
     "Item",
     "Log",
+    "Lora",
+    "LoraLinear",
     "Method",
     "OptimizerSettings",
     "Optimizers",
+    "Order",
+    "Report",
     "ResumeError",
+    "RowError",
     "Rows",
     "Run",
     "Sample",
+    "Samples",
     "Settings",
+    "Style",
     "Train",
+    "adapters",
+    "add_lora",
+    "apply",
     "build_optimizers",
+    "disabled",
     "dpo_loss",
     "finetune",
+    "freeze",
     "full",
     "linear_cross_entropy",
+    "load_data",
+    "lora_parameters",
+    "lora_targets",
     "make_settings",
+    "merge_lora",
     "orpo_loss",
     "pack",
     "permutation",
     "position_nll",
+    "read_adapter",
+    "remove_lora",
     "schedule",
+    "seed_dropout",
+    "set_adapter",
+    "train_layers",
+    "unload",
+    "use_adapter",
+    "write_adapter",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
+    "AdapterFile": "adapter_file",
     "Batch": "batches",
+    "DataError": "rows",
+    "DataSettings": "data_settings",
+    "Dataset": "dataset",
     "Eval": "settings",
     "Event": "events",
     "Feed": "feeding",
     "Item": "feeding",
+    "JSON": "data_settings",
     "Log": "settings",
+    "Lora": "lora_settings",
+    "LoraLinear": "lora",
     "Method": "methods",
     "OptimizerSettings": "settings",
     "Optimizers": "optimizers",
+    "Order": "order",
+    "Report": "dataset",
     "ResumeError": "state",
+    "RowError": "rows",
     "Rows": "feeding",
     "Run": "events",
+    "STYLES": "styles",
     "Sample": "batches",
+    "Samples": "samples",
     "Settings": "settings",
+    "Style": "styles",
     "Train": "settings",
+    "adapters": "lora",
+    "add_lora": "lora",
+    "apply": "peft_format",
     "build_optimizers": "optimizers",
+    "disabled": "lora",
     "dpo_loss": "preferences",
     "finetune": "train",
+    "freeze": "freezing",
     "full": "methods",
     "linear_cross_entropy": "loss",
+    "load_data": "dataset",
+    "lora_parameters": "lora",
+    "lora_targets": "targets",
     "make_settings": "settings",
+    "merge_lora": "merging",
     "orpo_loss": "preferences",
     "pack": "batches",
     "permutation": "feeding",
     "position_nll": "loss",
+    "read_adapter": "adapter_file",
+    "remove_lora": "lora",
     "schedule": "schedules",
+    "seed_dropout": "lora",
+    "set_adapter": "lora",
+    "train_layers": "freezing",
+    "unload": "merging",
+    "use_adapter": "lora",
+    "write_adapter": "peft_format",
 }
 
 
@@ -82,61 +165,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
-from llm_finetune.adapter_file import AdapterFile, read_adapter
-from llm_finetune.freezing import freeze, train_layers
-from llm_finetune.lora import (
-    LoraLinear,
-    adapters,
-    add_lora,
-    disabled,
-    lora_parameters,
-    remove_lora,
-    seed_dropout,
-    set_adapter,
-    use_adapter,
-)
-from llm_finetune.lora_settings import Lora
-from llm_finetune.merging import merge_lora, unload
-from llm_finetune.peft_format import apply, write_adapter
-from llm_finetune.targets import lora_targets
-
-__all__ = [
-    "AdapterFile",
-    "Lora",
-    "LoraLinear",
-    "adapters",
-    "add_lora",
-    "apply",
-    "disabled",
-    "freeze",
-    "lora_parameters",
-    "lora_targets",
-    "merge_lora",
-    "read_adapter",
-    "remove_lora",
-    "seed_dropout",
-    "set_adapter",
-    "train_layers",
-    "unload",
-    "use_adapter",
-    "write_adapter",
-from llm_finetune.data_settings import JSON, DataSettings
-from llm_finetune.dataset import Dataset, Report, load_data
-from llm_finetune.order import Order
-from llm_finetune.rows import DataError, RowError
-from llm_finetune.samples import Samples
-from llm_finetune.styles import STYLES, Style
-
-__all__ = [
-    "JSON",
-    "STYLES",
-    "DataError",
-    "DataSettings",
-    "Dataset",
-    "Order",
-    "Report",
-    "RowError",
-    "Samples",
-    "Style",
-    "load_data",
-]

@@ -22,10 +22,10 @@ from llm_finetune.methods import Method, full
 from llm_finetune.objectives import Dpo, Objective, objective
 from llm_finetune.optimizers import build_optimizers
 from llm_finetune.parallel import world
-from llm_finetune.samples import sample
 from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
 from llm_finetune.state import Progress, Snapshot
+from llm_finetune.texts import sample
 from llm_tokenizer import Tokenizer
 
 

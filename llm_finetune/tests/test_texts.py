@@ -7,7 +7,7 @@ import torch
 
 from llm_blocks import testing
 from llm_finetune import Eval, Rows, Sample, Settings
-from llm_finetune.samples import continue_greedily, prompt_ids, sample
+from llm_finetune.texts import continue_greedily, prompt_ids, sample
 
 
 class Letters:
