@@ -1,5 +1,6 @@
 """Ids of samples are those that serving makes, and what is trained is what the served model is to write."""
 
+import itertools
 import json
 import os
 from functools import cache
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from llm_finetune.batches import Sample
@@ -143,6 +146,25 @@ def test_golden_masks(small: Tokenizer) -> None:
     (everything,) = renderer(tokenizer, loss="all").samples(chat(turns), "x:1")
     assert everything.weights == [1.0] * len(everything.ids)
     assert everything.ids == tokenizer.encode_chat(turns, add_generation_prompt=False)
+
+
+PARTS = st.characters(codec="utf-8") | st.sampled_from(["<|im_end|>", "<s>", "\n", " "])
+CONTENTS = st.lists(st.lists(PARTS, min_size=1).map("".join).filter(str.strip), min_size=2, max_size=6)
+
+
+@settings(deadline=None)
+@given(contents=CONTENTS, first=st.sampled_from(["user", "assistant"]))
+def test_whatever_is_said_the_answers_alone_are_trained(small: Tokenizer, contents: list[str], first: str) -> None:
+    roles = ["user", "assistant"] * 4
+    turns = list(zip(roles[first == "assistant" :], contents, strict=False))
+    tokenizer = small.with_chat_template(CHATML)
+    row = chat([{"role": role, "content": content} for role, content in turns])
+    (sample,) = renderer(tokenizer).samples(row, "x:1")
+    runs = itertools.groupby(zip(sample.ids, sample.weights, strict=True), key=lambda pair: pair[1] > 0)
+    trained = [tokenizer.decode([token for token, _ in run], skip_special=False) for weight, run in runs if weight]
+    lead = "<|im_start|>assistant\n"  # nothing stands before an answer that comes first, so its mark is its own
+    expected = [f"{content}<|im_end|>\n" for role, content in turns if role == "assistant"]
+    assert trained == ([lead + expected[0], *expected[1:]] if first == "assistant" else expected)
 
 
 def test_flags_and_weights_of_messages(small: Tokenizer) -> None:
