@@ -1,17 +1,30 @@
-"""A second way to what adapters compute: the adapted weights as plain matrices.
+"""Adapted models, and a second way to what they compute: the adapted weights as plain matrices.
 
 Shapes: N outputs, K inputs.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm_blocks.replacing import put
-from llm_finetune.lora import LoraLinear, lora_layers, lora_parameters
+from llm_finetune.lora import LoraLinear, add_lora, lora_layers, lora_parameters
+from llm_finetune.lora_settings import Lora
+from llm_finetune.targets import lora_targets
 from llm_quant import BnbLinear, QuantizedLinear, matrix_of
+
+WIDE = Lora(r=3, dropout=0, key=True, projection=True, mlp=True)
+
+
+def ours(load: Callable[..., Any], kind: str, lora: Lora) -> Any:
+    """Our model of a kind with an adapter away from where it begins."""
+    model = load(kind)
+    add_lora(model, lora_targets(model, lora), lora)
+    randomise(model)
+    return model
 
 
 def randomise(module: nn.Module, *, seed: int = 5, std: float = 0.1) -> None:

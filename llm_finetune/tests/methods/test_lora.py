@@ -8,8 +8,6 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-import llm_quant
-from llm_blocks import Recorded
 from llm_finetune.lora import (
     adapters,
     add_lora,
@@ -190,87 +188,6 @@ def test_recomputed_activations_have_the_same_masks() -> None:
         y.square().sum().backward()
         found.append([parameter.grad for parameter in lora_parameters(module).values()])
     assert_close(found[0], found[1], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("dora", [False, True])
-def test_a_base_in_bf16(load: Callable[..., Any], ids: torch.Tensor, dora: bool) -> None:
-    model = load("llama").to(torch.bfloat16)
-    exact = adapt(load("llama"), dora=dora)
-    adapt(llm_quant.accelerate(model), dora=dora)
-    for each in (exact, model):
-        randomise(each)
-    assert all(parameter.dtype == torch.float32 for parameter in lora_parameters(model).values())
-    with torch.no_grad():
-        found, wanted = model(ids), exact(ids)
-    assert found.dtype == torch.bfloat16
-    assert float((found - wanted).abs().mean() / wanted.abs().mean()) < 0.03
-    model(ids).sum().backward()
-    assert all(parameter.grad is not None for parameter in lora_parameters(model).values())
-
-
-@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
-@pytest.mark.parametrize("dora", [False, True])
-def test_mixed_precision(scheme: Any, dora: bool) -> None:
-    """Under autocast factors and magnitudes stay fp32 and get fp32 gradients, near those of fp32."""
-    torch.manual_seed(1)
-    module = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64))
-    if scheme is not None:
-        llm_quant.quantize(module, scheme)
-    add_lora(module, {"0": ("whole",), "2": ("whole",)}, Lora(dropout=0.1, dora=dora)).train()
-    randomise(module, std=0.05)
-    x, found = torch.randn(5, 64), []
-    for mixed in (False, True):
-        seed_dropout(module, 3)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            y = module(x)
-        assert y.dtype == (torch.bfloat16 if mixed and scheme is None else torch.float32)
-        y.float().square().mean().backward()
-        found.append([parameter.grad for parameter in lora_parameters(module).values()])
-        for parameter in lora_parameters(module).values():
-            parameter.grad = None
-    for exact, rounded in zip(*found, strict=True):
-        assert rounded.dtype == torch.float32
-        assert (rounded - exact).norm() / exact.norm() < 0.03
-
-
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("train", [False, True])
-def test_it_compiles_without_a_break(dora: bool, train: bool) -> None:
-    module = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64))
-    add_lora(module, {"0": ("whole",), "2": ("whole",)}, Lora(dropout=0, dora=dora)).train(train)
-    randomise(module)
-    x, compiled = torch.randn(5, 64), torch.compile(module, backend="aot_eager", fullgraph=True)
-    with torch.set_grad_enabled(train):
-        assert_close(compiled(x), module(x))
-
-
-@pytest.mark.parametrize("dora", [False, True])
-def test_a_copy_of_an_adapted_model(load: Callable[..., Any], ids: torch.Tensor, dora: bool) -> None:
-    """The lengths of rows once were results of autograd where the base was trainable, and couldn't be copied."""
-    model = adapt(load("llama", trainable=True), dora=dora)
-    randomise(model)
-    assert torch.equal(copy.deepcopy(model)(ids), model(ids))
-
-
-@torch.inference_mode()
-def test_recorded_steps_have_the_adapter(load: Callable[..., Any], ids: torch.Tensor) -> None:
-    model = adapt(load("llama"))
-    randomise(model)
-    recorded, cache = Recorded(model), model.new_cache(2, 32)
-    recorded(ids[:, :5], cache)
-    steps = [recorded(ids[:, at : at + 1], cache) for at in range(5, 13)]
-    assert_close(torch.cat(steps, dim=1), model(ids)[:, 5:], rtol=1e-4, atol=1e-4)
-
-
-@torch.inference_mode()
-def test_dora_sees_new_values_in_evaluation(load: Callable[..., Any], ids: torch.Tensor) -> None:
-    """Lengths of rows are kept between steps of generation, and must not be when the factors change."""
-    model = adapt(load("llama"), dora=True)
-    randomise(model)
-    for _ in range(2):
-        assert_close(model(ids), as_dense(model)(ids), rtol=1e-4, atol=1e-5)
-        for parameter in lora_parameters(model).values():
-            parameter *= 1.5
 
 
 def test_targets_that_are_none(load: Callable[..., Any]) -> None:
