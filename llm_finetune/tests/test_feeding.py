@@ -15,7 +15,7 @@ ROWS = [Sample(ids=[n, n + 1, n + 2], weights=[0, 1, 1]) for n in range(11)]
 
 
 def _feed(**train: Any) -> Feed:
-    return Feed(ROWS, Settings(train=Train(**train)))
+    return Feed(Rows(train=ROWS), Settings(train=Train(**train)))
 
 
 @given(st.integers(1, 5), st.integers(1, 30), st.integers(1, 30))
@@ -74,4 +74,20 @@ def test_any_change_of_the_data_changes_its_fingerprint() -> None:
 
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="no row to train on"):
-        Feed([], Settings())
+        Feed(Rows(train=[]), Settings())
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_packed_and_grouped_rows_are_the_same_samples(packing: bool, grouped: bool) -> None:
+    samples = [Sample(ids=list(range(2 + n % 7)), weights=[1.0] * (2 + n % 7)) for n in range(40)]
+    settings = Settings(train=Train(epochs=2, global_batch_size=3, micro_batch_size=2, max_seq_length=9))
+    feed = Feed(Rows(train=samples, packing=packing, group_by_length=grouped), settings)
+    numbers = [number for step in range(feed.steps) for number in feed.numbers(step)]
+    assert sorted(numbers) == sorted([*range(40)] * 2)
+    sizes = [sum(len(each.ids) - 1 for each in micro) for step in range(feed.steps) for micro in feed.step(step)]
+    assert max(sizes) <= 2 * 9
+    assert (feed.steps < 27) == packing  # more than one sample in a row
+    assert feed.epoch(0) == 0
+    assert feed.epoch(feed.steps) == 2
+    assert [feed.epoch(step) for step in range(feed.steps)] == sorted(feed.epoch(step) for step in range(feed.steps))

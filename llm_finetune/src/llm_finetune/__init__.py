@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from llm_finetune.data_settings import JSON, DataSettings
     from llm_finetune.dataset import Dataset, Report, load_data
     from llm_finetune.events import Event, Run
-    from llm_finetune.feeding import Feed, Item, Rows, permutation
+    from llm_finetune.feeding import Feed, Item, Rows
     from llm_finetune.freezing import freeze, train_layers
     from llm_finetune.lora import (
         LoraLinear,
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     )
     from llm_finetune.lora_settings import Lora
     from llm_finetune.loss import linear_cross_entropy, position_nll
+    from llm_finetune.low_rank import with_lora
     from llm_finetune.merging import merge_lora, unload
     from llm_finetune.methods import Method, full
     from llm_finetune.optimizers import Optimizers, build_optimizers
-    from llm_finetune.order import Order
+    from llm_finetune.order import Order, permutation
     from llm_finetune.peft_format import apply, write_adapter
     from llm_finetune.preferences import dpo_loss, orpo_loss
     from llm_finetune.rows import DataError, RowError
@@ -95,6 +96,7 @@ __all__ = [
     "train_layers",
     "unload",
     "use_adapter",
+    "with_lora",
     "write_adapter",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
@@ -143,7 +145,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "merge_lora": "merging",
     "orpo_loss": "preferences",
     "pack": "batches",
-    "permutation": "feeding",
+    "permutation": "order",
     "position_nll": "loss",
     "read_adapter": "adapter_file",
     "remove_lora": "lora",
@@ -153,6 +155,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "train_layers": "freezing",
     "unload": "merging",
     "use_adapter": "lora",
+    "with_lora": "low_rank",
     "write_adapter": "peft_format",
 }
 

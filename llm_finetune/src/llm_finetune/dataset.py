@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm_finetune.batches import Sample
 from llm_finetune.data_settings import DataSettings
+from llm_finetune.feeding import Rows
 from llm_finetune.files import data_files, read_file
 from llm_finetune.order import permutation
 from llm_finetune.render import Renderer, pieces
@@ -51,6 +52,15 @@ class Dataset:
     val: Samples
     renderer: Renderer
     report: Report
+    packing: bool = False
+    group_by_length: bool = False
+
+    @property
+    def rows(self) -> Rows:
+        """As the training loop takes them."""
+        return Rows(
+            train=self.train.items, val=self.val.items, packing=self.packing, group_by_length=self.group_by_length
+        )
 
     @property
     def style(self) -> Style:
@@ -84,7 +94,14 @@ def load_data(
     )
     if not made:
         raise DataError(f"{data.json_path}: nothing is left to train on: {report}")
-    return Dataset(train=made, val=held, renderer=renderer, report=report)
+    return Dataset(
+        train=made,
+        val=held,
+        renderer=renderer,
+        report=report,
+        packing=data.packing,
+        group_by_length=data.group_by_length,
+    )
 
 
 class _Bad:

@@ -2,15 +2,12 @@
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import torch
-from torch import Tensor
-
 from llm_finetune.batches import Sample
+from llm_finetune.order import Order
 from llm_finetune.settings import Settings
 
 Item: TypeAlias = Sample | tuple[Sample, Sample]
@@ -19,16 +16,16 @@ Item: TypeAlias = Sample | tuple[Sample, Sample]
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a run learns from, and what it is measured on; both can be read again and again by index."""
+    """What a run learns from, and what it is measured on; both can be read again and again by index.
+
+    With `packing` a row of the batch is as many samples as `train.max_seq_length` places hold (without one, the places
+    of the longest); with `group_by_length` the rows of a step are of like length.
+    """
 
     train: Sequence[Item]
     val: Sequence[Item] = field(default_factory=tuple)
-
-
-def permutation(seed: int, epoch: int, size: int) -> Tensor:
-    """The order (size,) of the rows of an epoch."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} order {epoch}".encode()))
-    return torch.randperm(size, generator=generator)
+    packing: bool = False
+    group_by_length: bool = False
 
 
 class Feed:
@@ -37,50 +34,54 @@ class Feed:
     `steps` is how many the run has by its settings, `max_time` aside. ValueError without rows.
     """
 
-    def __init__(self, rows: Sequence[Item], settings: Settings) -> None:
-        if not len(rows):
+    def __init__(self, rows: Rows, settings: Settings) -> None:
+        if not len(rows.train):
             raise ValueError("there is no row to train on")
-        self._rows, self._train, self._seed = rows, settings.train, settings.seed
-        self._orders: dict[int, Tensor] = {}
-        self.total = settings.train.epochs * len(rows)
-        steps = -(-self.total // settings.train.global_batch_size)
-        self.steps = min(steps, settings.train.max_steps or steps)
-        if settings.train.max_tokens is not None:
-            self.steps = self._steps_of_tokens(settings.train.max_tokens)
+        train = settings.train
+        self._items, self._train = rows.train, train
+        lengths = [places(cut(item, train.max_seq_length)) for item in rows.train]
+        self.order = Order(
+            lengths,
+            seed=settings.seed,
+            rows_per_step=train.global_batch_size,
+            epochs=train.epochs,
+            packing=rows.packing,
+            group_by_length=rows.group_by_length,
+            max_seq_length=train.max_seq_length or max(lengths),
+        )
+        self.total = self.order.start(train.epochs)
+        steps = -(-self.total // train.global_batch_size)
+        self.steps = min(steps, train.max_steps or steps)
+        if train.max_tokens is not None:
+            self.steps = self._steps_of_tokens(train.max_tokens)
 
     def step(self, step: int) -> list[list[Item]]:
         """The micro-batches of a step, which are the same rows however many of them are computed at a time."""
-        rows = [self._row(index) for index in self._indices(step)]
+        rows = [[self._item(number) for number in row] for row in self.order.step(step)]
         size = self._train.micro_batch_size
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [[item for row in rows[at : at + size] for item in row] for at in range(0, len(rows), size)]
 
     def epoch(self, step: int) -> float:
         """How many times the rows have been read before a step."""
-        return min(step * self._train.global_batch_size, self.total) / len(self._rows)
+        index = min(step * self._train.global_batch_size, self.total)
+        if index == self.total:
+            return float(self._train.epochs)
+        epoch = self.order.epoch_of(index)
+        start = self.order.start(epoch)
+        return epoch + (index - start) / (self.order.start(epoch + 1) - start)
 
     def numbers(self, step: int) -> list[int]:
-        """The rows of a step by their number in the data, from 0."""
-        return [self._number(index) for index in self._indices(step)]
+        """The samples of a step by their number in the data, from 0."""
+        return [number for row in self.order.step(step) for number in row]
 
-    def _indices(self, step: int) -> range:
-        size = self._train.global_batch_size
-        return range(step * size, min((step + 1) * size, self.total))
-
-    def _number(self, index: int) -> int:
-        epoch, place = divmod(index, len(self._rows))
-        if epoch not in self._orders:
-            self._orders.pop(epoch - 2, None)
-            self._orders[epoch] = permutation(self._seed, epoch, len(self._rows))
-        return int(self._orders[epoch][place])
-
-    def _row(self, index: int) -> Item:
-        return cut(self._rows[self._number(index)], self._train.max_seq_length)
+    def _item(self, number: int) -> Item:
+        return cut(self._items[number], self._train.max_seq_length)
 
     def _steps_of_tokens(self, most: int) -> int:
         """The first number of steps that takes so many tokens, or all."""
         seen = 0
         for step in range(self.steps):
-            seen += sum(places(item) for micro in self.step(step) for item in micro)
+            seen += sum(self.order.lengths[number] for number in self.numbers(step))
             if seen >= most:
                 return step + 1
         return self.steps

@@ -50,6 +50,13 @@ class Samples(Sequence[Sample]):
         return self[index * self.per_row : (index + 1) * self.per_row]
 
     @property
+    def items(self) -> Sequence[Sample | tuple[Sample, Sample]]:
+        """One for each row: a sample, or the chosen and the rejected one."""
+        if self.per_row == 1:
+            return self
+        return [(self[place], self[place + 1]) for place in range(0, len(self), 2)]
+
+    @property
     def rows(self) -> int:
         """How many rows there are."""
         return len(self) // self.per_row

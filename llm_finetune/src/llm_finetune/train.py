@@ -13,6 +13,7 @@ import torch
 
 from llm_finetune import run_folder, state
 from llm_finetune.checkpointing import recomputed
+from llm_finetune.dataset import Dataset
 from llm_finetune.evaluate import evaluate, mode
 from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.feeding import Feed, Item, Rows, fingerprint, places
@@ -31,7 +32,7 @@ from llm_tokenizer import Tokenizer
 
 def finetune(
     model: Any,
-    data: Rows | Sequence[Item],
+    data: Rows | Dataset | Sequence[Item],
     *,
     tokenizer: Tokenizer | None = None,
     method: Method | None = None,
@@ -42,7 +43,7 @@ def finetune(
     stop: Callable[[], bool] = lambda: False,
     **groups: Any,
 ) -> Run:
-    """Train `model`, a `Decoder`, in place on rows of `data`; full finetuning without another `method`.
+    """Train `model`, a `Decoder`, in place on rows of `data`, such as `load_data` gives; by default all of it (`full`).
 
     `settings` as a whole, or its parts by name: train=Train(epochs=3). Checkpoints, metrics.csv and at last the folder
     `final`, with the tokenizer's files, go to `out_dir`; without one nothing is written. With `resume` a run goes on
@@ -55,7 +56,7 @@ def finetune(
     loss is no longer a number; ResumeError (a ValueError) for a checkpoint that this run can't go on from.
     """
     settings = replace(settings or Settings(), **groups)
-    rows = data if isinstance(data, Rows) else Rows(train=data)
+    rows = data if isinstance(data, Rows) else data.rows if isinstance(data, Dataset) else Rows(train=data)
     folder = run_folder.opened(out_dir, resume, world())
     try:
         tell = on_event or (lambda event: None)
@@ -88,7 +89,7 @@ class _Trainer:
         self._tokenizer, self._tell, self._stop = tokenizer, tell, stop
         self._saved = state.newest(out_dir) if out_dir else None
         self._before: str | None = None
-        self.feed = Feed(rows.train, settings)
+        self.feed = Feed(rows, settings)
         self.rate = schedule(settings, self.feed.steps)
         method.prepare(model)
         self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
