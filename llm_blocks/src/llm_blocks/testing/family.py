@@ -149,4 +149,9 @@ def check_stacked(case: Case, where: Path) -> None:
 
 @lru_cache(maxsize=4)
 def _parts(folder: Path) -> Any:
-    return lru_cache(lambda spec: load(folder, spec))
+    @lru_cache
+    def part(spec: str) -> Any:
+        with torch.inference_mode(False):  # whoever asks first: others want gradients
+            return load(folder, spec)
+
+    return part
