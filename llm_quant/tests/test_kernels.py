@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_quant import Int4, Int8, blocks, native, round_int4, round_int8
+from llm_quant import Int4, Int8, KernelLinear, blocks, native, round_int4, round_int8
 
 ROUNDED = 2**-16  # of the largest of a row of x, of which the kernels keep so many bits
 BF16 = 2**-8
@@ -64,7 +64,7 @@ def test_bf16(level: str, rows: int) -> None:
 def test_many_rows_of_bf16(level: str, rows: int) -> None:
     """For each number of panels, and of weights that are left for the last tile."""
     torch.manual_seed(rows)
-    for outputs, inputs in ((16, 2), (16, 34), (32, 32), (48, 78), (80, 1000), (128, 66)):
+    for outputs, inputs in ((16, 2), (16, 33), (16, 34), (32, 32), (48, 78), (80, 1000), (128, 66)):
         weight, x = torch.randn(outputs, inputs).bfloat16(), activations(rows, inputs, torch.bfloat16)
         bias = torch.randn(outputs)
         found = native.linear(x, weight, kind=native.BF16, n=outputs, group=inputs, bias=bias)
@@ -181,3 +181,16 @@ def test_an_unknown_level_is_refused() -> None:
         pytest.skip(f"there are no kernels here: {native.reason()}")
     with pytest.raises(ValueError, match=f"no level 'sse9' of kernels; there are {', '.join(native.LEVELS)}"):
         native.choose("sse9")
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_a_layer_that_reads_by_the_kernels_compiles_whole_and_lets_its_bias_learn(rows: int) -> None:
+    torch.manual_seed(0)
+    layer = KernelLinear(64, 32).bfloat16().requires_grad_(False)
+    x = torch.randn(rows, 64).bfloat16()
+    with torch.no_grad():
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), layer(x), rtol=2**-7, atol=2**-7)
+    layer.bias.requires_grad_(True)
+    layer(x).sum().backward()
+    assert layer.bias.grad is not None

@@ -144,3 +144,22 @@ def test_operations_share_a_stage_only_where_none_waits_for_another() -> None:
     found = stages([norm, product(normed, q), product(normed, k), product(q, after), norm, norm])
     assert [each.stage for each in found] == [0, 1, 1, 2, 3, 3]
     assert [each.alone for each in found] == [True, False, False, False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4", "bf16"])
+def test_products_of_some_rows_and_of_all_of_them_stand_side_by_side(kind: str) -> None:
+    """What was prepared of the first rows isn't taken for what was prepared of all."""
+    torch.manual_seed(0)
+    few, x = (9, 40) if kind == "bf16" else (1, 16), torch.randn(40, 256).bfloat16()
+    x = x[: few[1]].clone()
+    layers = nn.Sequential(nn.Linear(256, 512, bias=False), nn.Linear(256, 512, bias=False)).bfloat16()
+    if kind == "bf16":
+        accelerate(layers)
+    else:
+        quantize(layers, kind, group_size=32)
+    with torch.inference_mode():
+        wanted = layers[0](x[: few[0]]), layers[1](x)
+        result, program = record(lambda: (layers[0](x[: few[0]]), layers[1](x))[1], [x])
+        assert not isinstance(program, str), program
+        assert torch.equal(program.run([0], [1]), wanted[1])
+        assert torch.equal(result, wanted[1])

@@ -101,11 +101,20 @@ def _move(start: int, size: int) -> bool:
     _bytes(fresh, size).copy_(_bytes(start, size))
     if _libc().mremap(fresh, size, size, _MAYMOVE_FIXED, start) == start:
         return True
-    # The system may have let go of what was there before it failed, so the bytes are put back by hand.
+    if _still_mapped(start, size):
+        _libc().munmap(fresh, size)
+        return False
+    # The system let go of what was there before it failed, so the bytes are put back by hand.
     _libc().mmap(start, size, _READ_WRITE, _PRIVATE_ANONYMOUS | _NORESERVE | _FIXED, -1, 0)
     _bytes(start, size).copy_(_bytes(fresh, size))
     _libc().munmap(fresh, size)
     return False
+
+
+def _still_mapped(start: int, size: int) -> bool:
+    """Whether files are mapped at all of these addresses."""
+    end = start + size
+    return sum(max(0, min(high, end) - max(low, start)) for low, high in _mapped_files()) == size
 
 
 def _fresh(size: int) -> int | None:

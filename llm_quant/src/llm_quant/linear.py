@@ -122,13 +122,18 @@ class KernelLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         x, rows = input, input.numel() // self.in_features
-        few = rows <= FEW_BF16 or (native.takes_many() and self.in_features % 2 == 0)
+        few = rows <= FEW_BF16 or (
+            not torch.compiler.is_compiling() and self.in_features % 2 == 0 and native.takes_many()
+        )
         usable = few and x.dtype == self.weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-        if not usable or (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
+        if not usable or (torch.is_grad_enabled() and self._learns(x)):
             return F.linear(x, self.weight, self.bias)
         flat = x.reshape(rows, self.in_features).contiguous()
         bias = None if self.bias is None else self.bias.float()
         return _in_bf16(flat, self.weight, bias).view(*x.shape[:-1], self.out_features)
+
+    def _learns(self, x: Tensor) -> bool:
+        return any(each is not None and each.requires_grad for each in (x, self.weight, self.bias))
 
 
 def _in_blocks(x: Tensor, b: Blocks, bias: Tensor | None) -> Tensor:

@@ -21,12 +21,14 @@ static void *borrow(size_t size) {
 
 static size_t aligned(size_t size) { return (size + 63) & ~(size_t)63; }
 
-/* Whether x is multiplied by what is for many rows. */
-static int many(int64_t m) { return m > MOST_ROWS && chosen->many; }
+/* Whether x is multiplied by what is for many rows, which takes columns of bf16 in pairs. */
+static int many(const Weight *w, int64_t m) {
+    return m > MOST_ROWS && chosen->many && (w->kind != BF16 || w->k % 2 == 0);
+}
 
 int64_t parts_of(const Weight *w, int64_t m) {
     if (w->kind != BF16) return m;
-    return many(m) ? (m + LANES - 1) / LANES : 0;
+    return many(w, m) ? (m + LANES - 1) / LANES : 0;
 }
 
 int make_room(const Weight *w, int64_t m, Rows *rows) {
@@ -89,13 +91,13 @@ static void by_block(const Weight *w, const void *x, const Rows *rows, int type,
 
 void multiply(const Weight *w, const void *x, const Rows *rows, int type, int64_t m, int64_t block, int64_t count, void *y) {
     if (block + count > blocks_of(w)) count = blocks_of(w) - block;
-    if (many(m)) chosen->many(w, rows, type, m, block, count, y);
+    if (many(w, m)) chosen->many(w, rows, type, m, block, count, y);
     else
         for (int64_t last = block + count; block < last; block++) by_block(w, x, rows, type, m, block, y);
 }
 
 int64_t share_of(const Weight *w, int64_t m) {
-    if (many(m)) return MANY_SHARE;
+    if (many(w, m)) return MANY_SHARE;
     int64_t bytes = LANES * w->k * (w->kind == BF16 ? 4 : w->kind == INT8 ? 2 : 1) / 2;
     return SHARE / bytes + 1;
 }

@@ -24,8 +24,8 @@ typedef struct {
     int me, threads;
     /* the rows that this thread prepared last, and of what */
     const void *of;
-    int64_t group;
-    int32_t stage, kind;
+    int64_t m, k, group;
+    int32_t stage, kind, type;
     Rows rows;
 } Thread;
 
@@ -55,16 +55,22 @@ static void meet(Thread *t) {
 static void product(Thread *t, const Op *op, int64_t task) {
     const Weight w = weight_of(op);
     int64_t m = op->size[0], parts = parts_of(&w, m);
-    if (parts && (t->of != op->in[0] || t->stage != op->stage || t->group != w.group || t->kind != op->kind)) {
+    int known = t->of == op->in[0] && t->stage == op->stage && t->m == m && t->k == w.k && t->group == w.group &&
+                t->kind == op->kind && t->type == op->type;
+    if (parts && !known) {
         if (!make_room(&w, m, &t->rows)) {
             atomic_store_explicit(&t->shared->failed, 1, memory_order_relaxed);
+            t->of = 0; /* whose memory is gone */
             return;
         }
         for (int64_t part = 0; part < parts; part++) prepare(&w, op->in[0], op->type, m, part, &t->rows);
         t->of = op->in[0];
         t->stage = op->stage;
+        t->m = m;
+        t->k = w.k;
         t->group = w.group;
         t->kind = op->kind;
+        t->type = op->type;
     }
     int64_t share = share_of(&w, m);
     multiply(&w, op->in[0], &t->rows, op->type, m, task * share, share, op->out[0]);
@@ -109,12 +115,14 @@ static void all_stages(Thread *t, int64_t count) {
 EXPORT int llm_quant_run(const Op *ops, int64_t count, const int64_t *starts, const int64_t *ends, int32_t threads) {
     Shared shared = {0};
     if (threads <= 1) {
-        Thread one = {ops, starts, ends, &shared, 0, 1, 0, 0, -1, 0, {0}};
+        Thread one = {.ops = ops, .starts = starts, .ends = ends, .shared = &shared, .threads = 1};
         all_stages(&one, count);
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            Thread one = {ops, starts, ends, &shared, omp_get_thread_num(), omp_get_num_threads(), 0, 0, -1, 0, {0}};
+            Thread one = {.ops = ops, .starts = starts, .ends = ends, .shared = &shared};
+            one.me = omp_get_thread_num();
+            one.threads = omp_get_num_threads();
             all_stages(&one, count);
         }
     }
