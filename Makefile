@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard llm_*/pyproject.toml))
 MANIFESTS := $(PACKAGES:%=%/pyproject.toml)
-TOOLS := pytest pytest-xdist hypothesis transformers compressed-tensors accelerate bitsandbytes peft gguf ruff pyright import-linter build hatchling
+TOOLS := pytest pytest-xdist hypothesis transformers compressed-tensors accelerate bitsandbytes peft pyarrow matplotlib tensorboard wandb mlflow-skinny gguf ruff pyright import-linter build hatchling
 
 .PHONY: run dev check test quick sanitize arm alone bench release demo-model
 .DELETE_ON_ERROR:

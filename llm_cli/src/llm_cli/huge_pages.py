@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from llm_cli.free_memory import free_memory
+from llm_blocks.free_memory import free_memory
 from llm_quant import KernelLinear
 from llm_quant.huge_pages import HugePages
 

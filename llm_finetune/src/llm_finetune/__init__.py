@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_finetune.adapter_file import AdapterFile, read_adapter
+    from llm_finetune.adapter_folder import base_of, is_adapter, load_adapter
     from llm_finetune.batches import Batch, Sample, pack
     from llm_finetune.data_settings import JSON, DataSettings
     from llm_finetune.dataset import Dataset, Report, load_data
@@ -72,13 +73,16 @@ __all__ = [
     "adapters",
     "add_lora",
     "apply",
+    "base_of",
     "build_optimizers",
     "disabled",
     "dpo_loss",
     "finetune",
     "freeze",
     "full",
+    "is_adapter",
     "linear_cross_entropy",
+    "load_adapter",
     "load_data",
     "lora_parameters",
     "lora_targets",
@@ -131,13 +135,16 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "adapters": "lora",
     "add_lora": "lora",
     "apply": "peft_format",
+    "base_of": "adapter_folder",
     "build_optimizers": "optimizers",
     "disabled": "lora",
     "dpo_loss": "preferences",
     "finetune": "train",
     "freeze": "freezing",
     "full": "methods",
+    "is_adapter": "adapter_folder",
     "linear_cross_entropy": "loss",
+    "load_adapter": "adapter_folder",
     "load_data": "dataset",
     "lora_parameters": "lora",
     "lora_targets": "targets",

@@ -1,32 +1,20 @@
-"""The training loop: rows in, a finetuned model and its folder out."""
+"""The call that trains: rows in, a finetuned model and its folder out."""
 
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from llm_finetune import run_folder, state
+from llm_finetune import run_folder
 from llm_finetune.checkpointing import recomputed
 from llm_finetune.dataset import Dataset
-from llm_finetune.evaluate import evaluate, mode
-from llm_finetune.events import Event, OnEvent, Run
-from llm_finetune.feeding import Feed, Item, Rows, fingerprint, places
-from llm_finetune.gradients import Gradients
-from llm_finetune.history import History
+from llm_finetune.evaluate import mode
+from llm_finetune.events import OnEvent, Run
+from llm_finetune.feeding import Item, Rows
 from llm_finetune.methods import Method, full
-from llm_finetune.objectives import Dpo, Objective, objective
-from llm_finetune.optimizers import build_optimizers
 from llm_finetune.parallel import world
-from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
-from llm_finetune.state import Progress, Snapshot
-from llm_finetune.texts import sample
+from llm_finetune.trainer import Trainer
 from llm_tokenizer import Tokenizer
 
 
@@ -60,7 +48,7 @@ def finetune(
     folder = run_folder.opened(out_dir, resume, world())
     try:
         tell = on_event or (lambda event: None)
-        trainer = _Trainer(model, rows, settings, method or full(), folder, tokenizer, tell, stop)
+        trainer = Trainer(model, rows, settings, method or full(), folder, tokenizer, tell, stop)
         trainer.begin(resume)
         with mode(model, training=True), recomputed(model, settings.train.activation_checkpointing):
             trainer.train()
@@ -69,212 +57,3 @@ def finetune(
         model.requires_grad_(False).eval()
         for parameter in model.parameters():
             parameter.grad = None
-
-
-class _Trainer:
-    """One run: everything that its steps need, made before the first."""
-
-    def __init__(
-        self,
-        model: Any,
-        rows: Rows,
-        settings: Settings,
-        method: Method,
-        out_dir: Path | None,
-        tokenizer: Tokenizer | None,
-        tell: OnEvent,
-        stop: Callable[[], bool],
-    ) -> None:
-        self.model, self.rows, self.settings, self.method, self.out_dir = model, rows, settings, method, out_dir
-        self._tokenizer, self._tell, self._stop = tokenizer, tell, stop
-        self._saved = state.newest(out_dir) if out_dir else None
-        self._before: str | None = None
-        self.feed = Feed(rows, settings)
-        self.rate = schedule(settings, self.feed.steps)
-        method.prepare(model)
-        self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
-        parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        self.world, self.device = world(), next(model.parameters()).device
-        self.gradients = Gradients(parameters, self.world)
-        self.history = History(out_dir if self.world.first else None)
-        self.snapshot = Snapshot(
-            method=method.name,
-            parameters=parameters,
-            optimizers=build_optimizers(parameters, settings, scales=method.rates(model)),
-            settings=settings,
-            model=state.fingerprint(model, whole=isinstance(self.objective, Dpo)),
-            data=fingerprint(rows),
-        )
-        self.interrupted = False
-
-    @property
-    def progress(self) -> Progress:
-        return self.snapshot.progress
-
-    def begin(self, resume: bool | str | Path) -> None:
-        """Take up a checkpoint where there is one to go on from, and tell what is going to be done."""
-        path = None
-        self._before = self._sample()
-        if resume:
-            path = self._saved if isinstance(resume, bool) or resume == "auto" else Path(resume)
-            run_folder.require_last(self.out_dir, path)
-            for note in [] if path is None else state.restore(path, self.snapshot):
-                warnings.warn(f"{path}: {note}, so losses may differ in their last bits", stacklevel=3)
-            self.history.cut(-1 if path is None else self.progress.step)
-        if not self._ended:
-            run_folder.require_unfinished(self.out_dir)
-        self._event("start", steps=self.feed.steps, rows=len(self.rows.train), settings=asdict(self.settings))
-        if self.settings.eval.initial_validation and path is None and self.rows.val:
-            self._evaluate({})
-
-    def train(self) -> None:
-        """Step after step, with what is due after each, until the run or its time is over or someone stops it."""
-        train, started = self.settings.train, time.monotonic() - self.progress.seconds
-        over = False
-        while not self._ended and not self.interrupted and not over:
-            row = self._step()
-            self.progress.seconds = time.monotonic() - started
-            row |= {"tokens": self.progress.tokens, "trained_tokens": self.progress.trained_tokens}
-            row |= {"seconds": round(self.progress.seconds, 3)}
-            over = self._any(train.max_time is not None and self.progress.seconds >= train.max_time)
-            self._after(row, last=over or self._ended)
-            self.interrupted = self._any(self._stop())
-
-    def _any(self, flag: bool) -> bool:
-        return self.world.any(flag, self.device)
-
-    @property
-    def _ended(self) -> bool:
-        return self.progress.step >= self.feed.steps or self.progress.stopped
-
-    def finish(self) -> Run:
-        """The last checkpoint and, unless the run was interrupted before its end, the folder of the result."""
-        progress = self.progress
-        self.interrupted = self.interrupted and not self._ended
-        self._save()
-        final = None if self.interrupted else self._final()
-        run = Run(
-            final=final,
-            checkpoint=self._saved,
-            step=progress.step,
-            train_loss=progress.train_loss,
-            val_loss=progress.val_loss,
-            interrupted=self.interrupted,
-            before=self._before,
-            after=self._sample(),
-            history=tuple(self.history.rows),
-        )
-        self._event("end", final=final, interrupted=self.interrupted)
-        return run
-
-    def _step(self) -> dict[str, float]:
-        """One update of the weights; gives its numbers."""
-        step, micros = self.progress.step, self.feed.step(self.progress.step)
-        weight, total = sum(self.objective.weight(items) for items in micros), 0.0
-        row = {"step": step + 1, "epoch": round(self.feed.epoch(step + 1), 4), "learning_rate": self.rate(step)}
-        if weight > 0:
-            mine = range(len(micros))[self.world.rank :: self.world.size]
-            for number, items in ((each, micros[each]) for each in mine):
-                with _seeded(f"{self.settings.seed} {step} {number}"):
-                    loss = self.objective.loss(self.model, items)
-                (loss / weight).backward()
-                if number != mine[-1]:
-                    self.gradients.collect()
-                total += float(loss.detach())
-            self.gradients.finish()
-            total = self.world.sums([total], self.device)[0]
-            row |= {"loss": total / weight, "norm": self.gradients.clip(self.settings.train.max_norm)}
-            self._require_numbers(row)
-            self.snapshot.optimizers.step(self.rate(step))
-            self.snapshot.optimizers.zero_grad()
-            self.progress.train_loss = row["loss"]
-        self.progress.skipped += weight == 0
-        self.progress.step += 1
-        self.progress.tokens += sum(places(item) for items in micros for item in items)
-        self.progress.trained_tokens += weight
-        return row
-
-    def _after(self, row: dict[str, float], *, last: bool) -> None:
-        """What is due after a step: logging, evaluation, a checkpoint."""
-        step, train, interval = self.progress.step, self.settings.train, self.settings.eval.interval
-        due = (interval is not None and step % interval == 0) or (last and self.settings.eval.final_validation)
-        if due and self.rows.val:
-            self._evaluate(row)
-        elif step % train.log_interval == 0 or last:
-            self._log(row)
-        better = train.keep_best and self.progress.best_step == step
-        if better or (train.save_interval is not None and step % train.save_interval == 0):
-            self._save()
-
-    def _evaluate(self, row: dict[str, float]) -> None:
-        loss = evaluate(self.model, self.objective, self.rows.val, self.settings, self.world)
-        progress = self.progress
-        progress.val_loss = loss
-        if loss == loss and (progress.best_loss is None or loss < progress.best_loss):  # NaN without a trained token
-            progress.best_loss, progress.best_step, progress.without_better = loss, progress.step, 0
-        else:
-            progress.without_better += 1
-            patience = self.settings.train.patience
-            progress.stopped = patience is not None and progress.without_better >= patience
-        self._log({"step": progress.step, "seconds": progress.seconds, **row, "val_loss": loss})
-        self._event("eval", val_loss=loss, best_loss=progress.best_loss, best_step=progress.best_step)
-        self._sample()
-
-    def _sample(self) -> str | None:
-        """What the model makes now of the prompt of one row, which is also told; None without a tokenizer."""
-        if self._tokenizer is None or self.settings.eval.max_new_tokens is None:
-            return None
-        prompt, text = sample(self.model, self._tokenizer, self.rows, self.settings)
-        self._event("sample", prompt=prompt, text=text)
-        return text
-
-    def _log(self, row: dict[str, float]) -> None:
-        self.history.add(row)
-        self._event("step", **row)
-
-    def _save(self) -> None:
-        if self.out_dir is None:
-            return
-        self._saved = state.path_of(self.out_dir, self.progress.step)
-        if self.world.first:
-            state.save(self.out_dir, self.snapshot)
-            best = self.progress.best_step if self.settings.train.keep_best else None
-            state.prune(self.out_dir, self.settings.train.keep, best)
-        self.world.wait()
-        self._event("save", path=self._saved)
-
-    def _final(self) -> Path | None:
-        """The folder of the result, with the best weights where patience ended the run; made once."""
-        if self.out_dir is None:
-            return None
-        best = state.path_of(self.out_dir, self.progress.best_step or 0)
-        if self.progress.stopped and best.exists():
-            state.read_trained(best, self.snapshot)
-        final = self.out_dir / run_folder.FINAL
-        if self.world.first and not final.exists():
-            self.method.finish(self.model, final, self._tokenizer)
-        self.world.wait()
-        return final
-
-    def _require_numbers(self, row: Mapping[str, float]) -> None:
-        if all(value == value and abs(value) != float("inf") for value in row.values()):
-            return
-        numbers = self.feed.numbers(self.progress.step)
-        raise ValueError(
-            f"step {self.progress.step + 1} has the loss {row['loss']} and the gradient norm {row['norm']}, from which "
-            f"nothing is learnt; its rows are {numbers} (from 0), and the last checkpoint is {self._saved}. A lower "
-            "learning rate or train.max_norm may help"
-        )
-
-    def _event(self, kind: str, **values: Any) -> None:
-        if self.world.first:
-            self._tell(Event(kind=kind, step=self.progress.step, values=values))
-
-
-@contextmanager
-def _seeded(name: str) -> Iterator[None]:
-    """Random numbers inside, which dropout draws, follow from the name alone; those outside are not disturbed."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(zlib.crc32(name.encode()))
-        yield

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_cli import free_memory
+from llm_blocks import free_memory
 
 LIMITS = ("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
