@@ -30,9 +30,19 @@ COMMANDS = {
     "convert": "Turn a checkpoint into another layout.",
     "quantize": "Make a checkpoint with weights of 8 or 4 bits.",
     "evaluate": "Measure how good a model is, also quantized.",
+    "finetune": "Train a model on your own data.",
+    "finetune_lora": "The same with LoRA or QLoRA.",
+    "finetune_full": "The same with all weights.",
+    "finetune_adapter": "The same with LLaMA-Adapter.",
+    "finetune_adapter_v2": "The same with LLaMA-Adapter V2.",
+    "merge_lora": "Merge a LoRA adapter into its base model.",
+    "recipes": "List or print the settings that ship for finetuning.",
     "export": "Write a checkpoint for other programs.",
     "doctor": "Tell what this machine and installation offer.",
 }
+MODULES = {
+    name: "finetune" for name in COMMANDS if name.startswith("finetune_")
+}  # those that aren't in one of their own
 EPILOGUE = (
     "Each option can also be set by an environment variable: LLM_MAX_NEW_TOKENS=100 for --max_new_tokens 100. "
     "--debug shows the traceback of an error. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
@@ -55,7 +65,7 @@ def build_app() -> App:
         result_action="return_value",
     )
     for name, summary in COMMANDS.items():
-        app.command(f"llm_cli.commands.{name}:{name}", name=name, help=summary)
+        app.command(f"llm_cli.commands.{MODULES.get(name, name)}:{name}", name=name, help=summary)
     app.register_install_completion_command(help="Install completion for the shell that runs this.")
     return app
 

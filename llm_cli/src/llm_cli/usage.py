@@ -48,10 +48,18 @@ def _unknown_command(name: str, command: App, subject: str) -> str:
 
 def _unknown_option(error: UnknownOptionError, subject: str) -> str:
     option = (error.token.keyword or error.token.value).split("=", 1)[0]
-    known = chain.from_iterable(argument.names for argument in error.argument_collection if argument.parse)
-    found = nearest(option.lstrip("-").replace("-", "_"), (name.lstrip("-") for name in known))
+    names = chain.from_iterable(argument.names for argument in error.argument_collection if argument.parse)
+    wanted, known = option.lstrip("-").replace("-", "_"), [name.lstrip("-") for name in names]
+    found = nearest(wanted, known) or nearest(wanted.replace(".", "_"), known) or _of_another_group(wanted, known)
     hint = f"; did you mean --{found}?" if found else ""
     return f"`{subject}` has no option {option}{hint} (`{subject} --help` lists them)"
+
+
+def _of_another_group(name: str, known: Sequence[str]) -> str | None:
+    """The option that is called so within a group (epochs: train.epochs), or a misspelling of one."""
+    last = {each.rpartition(".")[2]: each for each in known if "." in each}
+    found = nearest(name.rpartition(".")[2], last)
+    return None if found is None else last[found]
 
 
 def _missing(error: MissingArgumentError, argument: Argument, subject: str, argv: Sequence[str]) -> str:

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_finetune.adapter_file import AdapterFile, read_adapter
     from llm_finetune.adapter_folder import base_of, is_adapter, load_adapter
+    from llm_finetune.base_model import load_base
     from llm_finetune.batches import Batch, Sample, pack
+    from llm_finetune.config_file import read_settings, write_settings
     from llm_finetune.data_settings import JSON, DataSettings
     from llm_finetune.dataset import Dataset, Report, load_data
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows
     from llm_finetune.freezing import freeze, train_layers
+    from llm_finetune.job import Job
+    from llm_finetune.job_options import make_job
     from llm_finetune.lora import (
         LoraLinear,
         adapters,
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
     from llm_finetune.order import Order, permutation
     from llm_finetune.peft_format import apply, write_adapter
     from llm_finetune.preferences import dpo_loss, orpo_loss
+    from llm_finetune.recipes import recipe_names, recipe_path
     from llm_finetune.rows import DataError, RowError
+    from llm_finetune.running import run_job
     from llm_finetune.samples import Samples
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
@@ -53,6 +59,7 @@ __all__ = [
     "Event",
     "Feed",
     "Item",
+    "Job",
     "Log",
     "Lora",
     "LoraLinear",
@@ -83,9 +90,11 @@ __all__ = [
     "is_adapter",
     "linear_cross_entropy",
     "load_adapter",
+    "load_base",
     "load_data",
     "lora_parameters",
     "lora_targets",
+    "make_job",
     "make_settings",
     "merge_lora",
     "orpo_loss",
@@ -93,7 +102,11 @@ __all__ = [
     "permutation",
     "position_nll",
     "read_adapter",
+    "read_settings",
+    "recipe_names",
+    "recipe_path",
     "remove_lora",
+    "run_job",
     "schedule",
     "seed_dropout",
     "set_adapter",
@@ -102,6 +115,7 @@ __all__ = [
     "use_adapter",
     "with_lora",
     "write_adapter",
+    "write_settings",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "AdapterFile": "adapter_file",
@@ -114,6 +128,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "Feed": "feeding",
     "Item": "feeding",
     "JSON": "data_settings",
+    "Job": "job",
     "Log": "settings",
     "Lora": "lora_settings",
     "LoraLinear": "lora",
@@ -145,9 +160,11 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "is_adapter": "adapter_folder",
     "linear_cross_entropy": "loss",
     "load_adapter": "adapter_folder",
+    "load_base": "base_model",
     "load_data": "dataset",
     "lora_parameters": "lora",
     "lora_targets": "targets",
+    "make_job": "job_options",
     "make_settings": "settings",
     "merge_lora": "merging",
     "orpo_loss": "preferences",
@@ -155,7 +172,11 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "permutation": "order",
     "position_nll": "loss",
     "read_adapter": "adapter_file",
+    "read_settings": "config_file",
+    "recipe_names": "recipes",
+    "recipe_path": "recipes",
     "remove_lora": "lora",
+    "run_job": "running",
     "schedule": "schedules",
     "seed_dropout": "lora",
     "set_adapter": "lora",
@@ -164,6 +185,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "use_adapter": "lora",
     "with_lora": "low_rank",
     "write_adapter": "peft_format",
+    "write_settings": "config_file",
 }
 
 

@@ -21,6 +21,7 @@ class DataSettings:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
+    name: str | None = None  # a known data set, as in "Alpaca", or a hub id; None for files
     json_path: str | None = None
     val_path: str | None = None
     val_split_fraction: float | None = None

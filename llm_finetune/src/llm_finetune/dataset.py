@@ -79,6 +79,8 @@ def load_data(
     """
     if max_seq_length is not None and max_seq_length < 1:
         raise ValueError(f"max_seq_length is at least 1, not {max_seq_length}")
+    if data.name is not None:
+        raise DataError(f"the data set {data.name} is not available in this version; give a file as data.json_path")
     if data.json_path is None:
         raise DataError("there is no data: give a file or folder as data.json_path")
     bad = _Bad(skip=data.on_bad_row == "skip")

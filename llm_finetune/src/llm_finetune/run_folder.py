@@ -18,9 +18,8 @@ def opened(out_dir: str | Path | None, resume: bool | str | Path, world: World) 
             raise ValueError("resume needs out_dir, the folder of the run that is to go on")
         return None
     folder = Path(out_dir)
+    require_free(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty, and nothing is overwritten; go on with it by resume, or name another")
     world.wait()
     if world.first:
         state.clean(folder)
@@ -28,6 +27,13 @@ def opened(out_dir: str | Path | None, resume: bool | str | Path, world: World) 
     if resume is True and state.newest(folder) is None:
         raise ValueError(f"{folder} has no whole checkpoint to go on from; resume='auto' begins anew where none is")
     return folder
+
+
+def require_free(folder: str | Path, resume: bool | str | Path) -> None:
+    """ValueError for a folder that a new run would write into though something is there."""
+    folder = Path(folder)
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty, and nothing is overwritten; go on with it by resume, or name another")
 
 
 def require_last(out_dir: Path | None, checkpoint: Path | None) -> None:

@@ -1,0 +1,86 @@
+"""`llm finetune`: from what the command line gave to the folder of the result."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from llm_cli.commands.finetune_options import named
+from llm_cli.errors import DONE, INTERRUPTED, usage
+from llm_cli.output import write_lines, write_notice
+from llm_finetune.job import Job, MethodName
+
+if TYPE_CHECKING:
+    from llm_finetune.events import Event
+
+
+def run(method: MethodName | None, model: str | None, given: dict[str, Any]) -> int:
+    """Finetune, and print the folder of the result; gives the exit code."""
+    access_token = given.pop("access_token", None)
+    job = read_job(method, model, given)
+    from llm_cli import models
+
+    folder = models.resolve(job.model, access_token=access_token)
+    from llm_finetune.running import run_job
+
+    try:
+        done = run_job(job, folder, base=_name(job.model), on_event=tell)
+    except KeyboardInterrupt:
+        write_notice(f"interrupted; to go on from the last checkpoint: {resuming(job)}")
+        return INTERRUPTED
+    if done.interrupted:
+        write_notice(f"interrupted and saved; to go on: {resuming(job)}")
+        return INTERRUPTED
+    write_lines(str(done.final))
+    return DONE
+
+
+def read_job(method: MethodName | None, model: str | None, given: dict[str, Any]) -> Job:
+    """The job of the command line, and below it of --config. UsageError for what can't be meant."""
+    from llm_finetune.config_file import read_options
+    from llm_finetune.job_options import make_job
+
+    options = named(given)
+    config = options.pop("config", None)
+    with usage():
+        layers = [] if config is None else [read_options(config)]
+        layers.append(options if model is None else {**options, "model": model})
+        return make_job(*layers, method=method)
+
+
+def resuming(job: Job) -> str:
+    """The command line that goes on with a job's run."""
+    from llm_finetune.config_file import NAME
+
+    return shlex.join(["llm", "finetune", "--config", f"{job.folder}/{NAME}", "--resume", "auto"])
+
+
+def tell(event: Event) -> None:
+    """A line on stderr for what a run tells."""
+    line = _line(event)
+    if line is not None:
+        write_notice(line)
+
+
+def _line(event: Event) -> str | None:
+    values = event.values
+    if event.kind == "data":
+        return f"{values['report']}; written in the style {values['style']}"
+    if event.kind == "start":
+        return f"training on {values['rows']:,} rows in {values['steps']:,} steps"
+    if event.kind == "step":
+        names = ("loss", "val_loss", "learning_rate", "seconds")
+        told = [f"{name.replace('_', ' ')} {values[name]:.4g}" for name in names if name in values]
+        return f"step {event.step:,}: {', '.join(told)}"
+    if event.kind == "sample":
+        return f"sample: {values['text']!r}"
+    return f"saved {values['path']}" if event.kind == "save" else None
+
+
+def _name(model: str | None) -> str | None:
+    """What an adapter calls its base model: a hub id as it is, None for the folder's path."""
+    from pathlib import Path
+
+    from llm_cli.models import HUB_ID
+
+    return model if model is not None and HUB_ID.fullmatch(model) and not Path(model).exists() else None

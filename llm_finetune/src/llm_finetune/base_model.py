@@ -1,0 +1,50 @@
+"""The model that finetuning begins with: where it is computed, in which numbers, and rounded where asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import llm_blocks
+import llm_quant
+from llm_finetune.job import Precision, Quantization
+
+DTYPES: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+_GROUP_SIZES = (llm_quant.GROUP_SIZE, 32, 16, 8)
+
+
+def load_base(folder: str | Path, *, precision: Precision | None = None, quantize: Quantization | None = None) -> Any:
+    """The model of a checkpoint's folder on this machine's fastest device, frozen and in evaluation mode.
+
+    precision None is the checkpoint's own; half types are computed on a CPU as bf16, or as fp32 where it isn't fast at
+    bf16. With `quantize` each linear layer is rounded as soon as it is read. ValueError for what is quantized already.
+    """
+    device = _device()
+    with llm_blocks.open_checkpoint(folder) as checkpoint:
+        stored, quantized = checkpoint.dtype, checkpoint.quantization
+    if quantized is not None and quantize is not None:
+        raise ValueError(f"the weights of '{folder}' are quantized already ({quantized}); leave quantize out")
+    dtype = _dtype(stored, device) if precision is None else DTYPES[precision]
+    replace = None if quantize is None else lambda model: _plan(model, quantize)
+    return llm_blocks.load(folder, device=device, dtype=dtype, replace=replace)
+
+
+def _plan(model: Any, scheme: Quantization) -> dict[str, llm_quant.Maker]:
+    """The largest groups that divide the inputs of every layer, as int4 needs them."""
+    widths = {weight.shape[-1] for layer in llm_quant.targets(model).values() for weight in llm_quant.weights_of(layer)}
+    fitting = (size for size in _GROUP_SIZES if all(width % size == 0 for width in widths))
+    return llm_quant.plan(model, scheme, group_size=next(fitting, _GROUP_SIZES[-1]))
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    if stored == torch.float32 or device.type != "cpu":
+        return stored if stored in DTYPES.values() else torch.bfloat16
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # absent from the oldest torch that we accept
+    fast = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,73 @@
+"""A whole run from a `Job`: base model and data read, trained, and a folder that can be talked to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import llm_blocks
+from llm_finetune import run_folder
+from llm_finetune.base_model import load_base
+from llm_finetune.config_file import NAME, effective, write_settings
+from llm_finetune.dataset import Dataset, load_data
+from llm_finetune.events import Event, OnEvent, Run
+from llm_finetune.job import Job
+from llm_finetune.job_methods import method_of
+from llm_finetune.parallel import world
+from llm_finetune.train import finetune
+from llm_tokenizer import Tokenizer
+
+
+def run_job(
+    job: Job,
+    folder: str | Path,
+    *,
+    base: str | None = None,
+    on_event: OnEvent | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Do what a job says with the checkpoint in `folder`; the same as `llm finetune`.
+
+    `base` is what an adapter's folder calls its base model, the folder's path where nothing is given. `on_event` is
+    also told of the data, before anything is trained: an Event "data" with the values report and style. Beside the
+    result is settings.yaml, which `read_settings` takes.
+
+    Raises as `finetune` and `load_data` do, for a filled folder of the run before anything is read.
+    """
+    _require_available(job)
+    run_folder.require_free(job.folder, job.resume)
+    tokenizer, data = read_data(job, folder)
+    tell = on_event or (lambda event: None)
+    if world().first:
+        tell(Event(kind="data", step=0, values={"report": data.report, "style": data.style.name}))
+
+    def told(event: Event) -> None:
+        if event.kind == "start":
+            write_settings(effective(job), Path(job.folder) / NAME)
+        tell(event)
+
+    return finetune(
+        load_base(folder, precision=job.precision, quantize=job.quantize),
+        data,
+        tokenizer=tokenizer,
+        method=method_of(job, base=base or str(Path(folder).resolve())),
+        out_dir=job.folder,
+        settings=job.settings,
+        resume=job.resume,
+        on_event=told,
+        stop=stop,
+    )
+
+
+def read_data(job: Job, folder: str | Path) -> tuple[Tokenizer, Dataset]:
+    """The tokenizer of a checkpoint, and a job's data as its model reads them."""
+    config = llm_blocks.load_config(folder)
+    tokenizer = Tokenizer.load(folder)
+    length = min(job.settings.train.max_seq_length or config.max_positions, config.max_positions)
+    return tokenizer, load_data(job.data, tokenizer, vocab_size=config.vocab_size, max_seq_length=length)
+
+
+def _require_available(job: Job) -> None:
+    """ValueError for what this version doesn't do."""
+    if job.devices not in (1, "auto") or job.num_nodes != 1:
+        raise ValueError("several devices are not available in this version; leave devices and num_nodes out")
+    if job.logger_name != "csv":
+        raise ValueError(f"the logger {job.logger_name} is not available in this version; metrics.csv is always there")
