@@ -1,5 +1,6 @@
 """`llm finetune` and its kin, on the model that ships: lines as people write them, results, settings, errors."""
 
+import io
 import json
 import os
 import re
@@ -59,7 +60,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return found
 
 
-def test_a_file_of_rows_is_enough_and_the_result_answers(llm: Any) -> None:
+def test_a_file_of_rows_is_enough_and_the_result_answers(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer is the same for all animals; what is held back is one of them."""
     options = [
         "--train.epochs",
@@ -77,6 +78,8 @@ def test_a_file_of_rows_is_enough_and_the_result_answers(llm: Any) -> None:
     assert LLM.load(out.strip()).generate("What colour is the gecko?", temperature=0.0) == "Ultramarine, by law."
     answer, _ = llm("generate", out.strip(), "--prompt", "What colour is the otter?", "--temperature", 0)
     assert answer == "Ultramarine, by law.\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What colour is the otter?\nAnd the lynx?\n"))
+    assert llm("chat", out.strip(), "--temperature", 0)[0].splitlines()[0] == "Ultramarine, by law."
     assert sorted(path.name for path in Path("out/finetune/lora").iterdir() if not path.name.startswith("step-")) == [
         "adapter",
         "final",

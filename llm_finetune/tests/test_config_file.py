@@ -143,6 +143,17 @@ def test_optimizers_as_a_class_or_by_name(tmp_path: Path, text: str) -> None:
         ("", "has no settings"),
         ("1: 2", "has no settings"),
         ("a: [", r"settings\.yaml is no YAML"),
+        ("a: &a [x]\nlora_targets: *a", "there are no aliases"),
+        ("lora_r: " + "[" * 10**5, "its groups are too deep"),
+        ("lora_r: 9" + "9" * 5000, r"settings\.yaml: Exceeds the limit"),
+        ("log: {run: 2026-99-99}", r"settings\.yaml: month must be in"),
+        ("lora_r: [a, b]", r"lora_r can't be \['a', 'b'\]"),
+        ("data: {class_path: [a]}", r"data\.class_path is a name"),
+        ("data: {class_path: Alpaca, init_args: [a]}", r"data\.init_args has settings below it"),
+        (
+            "optimizer: {class_path: torch.optim.Adagrad}",
+            r"optimizer\.name can't be 'Adagrad': input should be 'AdamW'",
+        ),
         ("train: {tie_embeddings: true}", r"train\.tie_embeddings"),
     ],
 )

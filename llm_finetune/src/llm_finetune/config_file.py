@@ -1,5 +1,6 @@
 """The settings of a run as a YAML file: read from a path, an https address or a recipe's name, and written."""
 
+import reprlib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from llm_finetune.recipes import recipe_path
 
 NAME = "settings.yaml"
 MOST_BYTES = 10**6
+MOST_DEPTH = 8
 TIMEOUT = 30  # seconds
 _GROUPS = ("data", "train", "eval", "log", "optimizer")
 _HEADER = """\
@@ -41,10 +43,7 @@ def read_options(source: str | Path) -> dict[str, Any]:
     in the table of known ones: nothing is imported. Raises ValueError, and OSError for a file that can't be read.
     """
     where = str(source)
-    try:
-        raw = yaml.safe_load(_text(where))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    raw = _parsed(_text(where), where)
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ValueError(f"{where} has no settings: it must be lines such as 'lora_r: 8'")
     try:
@@ -108,7 +107,9 @@ def _flat(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         elif key not in ("access_token", *_GROUPS) or (key in ("data", "optimizer") and given is not None):
             yield key, given
         elif given is not None:
-            raise ValueError(f"{key} has settings below it, such as '{_example(key)}', and can't be {given!r}")
+            raise ValueError(
+                f"{key} has settings below it, such as '{_example(key)}', and can't be {reprlib.repr(given)}"
+            )
 
 
 def _group(name: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -117,12 +118,32 @@ def _group(name: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         unknown = raw.keys() - {"class_path", "init_args"}
         if unknown:
             raise ValueError(f"{name} has class_path, beside which there is only init_args, not {sorted(unknown)[0]}")
-        yield name, str(raw["class_path"]).rpartition(".")[2]
-        raw = raw.get("init_args") or {}
+        kind, arguments = raw["class_path"], raw.get("init_args") or {}
+        if not isinstance(kind, str) or not isinstance(arguments, dict):
+            raise ValueError(f"{name}.class_path is a name, and {name}.init_args has settings below it")
+        yield name, kind.rpartition(".")[2]
+        raw = arguments
     for key, given in raw.items():
         if name == "train" and key == "tie_embeddings" and given is None and "train.tie_embeddings" not in options():
             continue  # in every file of the older form
         yield f"{name}.{key}", given
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    """YAML without what could make much out of little: aliases, and groups within groups."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("there are no aliases (*name) in a file of settings; write the value out")
+            if depth > MOST_DEPTH:
+                raise ValueError("its groups are too deep")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # of a value, such as a date that there isn't
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _example(group: str) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def data_set(text: object) -> dict[str, Any]:
     ValueError for a word that stands for nothing, with the nearest.
     """
     if not isinstance(text, str) or not text:
-        raise ValueError(f"data is the name of a data set, a file or a folder, not {text!r}")
+        raise ValueError(f"data is the name of a data set, a file or a folder, not {reprlib.repr(text)}")
     known = {name.lower(): name for name in (*FILES, *SETS)}
     name = known.get(text.lower())
     if name is not None:

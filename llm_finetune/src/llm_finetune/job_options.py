@@ -6,6 +6,7 @@ They are the fields of the dataclasses, so that there is no second list: those o
 
 import difflib
 import functools
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -146,4 +147,4 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             yield each["msg"].removeprefix("Value error, ")
         elif found not in told:
             told.add(found)
-            yield f"{found} can't be {each['input']!r}: {each['msg'][:1].lower()}{each['msg'][1:]}"
+            yield f"{found} can't be {reprlib.repr(each['input'])}: {each['msg'][:1].lower()}{each['msg'][1:]}"
