@@ -272,6 +272,11 @@ def test_merging_an_adapter_gives_what_the_run_gave(llm: Any) -> None:
     )
     _, err = llm("merge_lora", "out/finetune/lora/adapter", "--out", "merged", code=1)
     assert "merged" in err
+    _, err = llm("merge_lora", out.strip(), code=1)
+    assert "has its adapter merged already; alone it is 'out/finetune/lora/adapter'" in err
+    _, err = llm("merge_lora", "out", code=1)
+    assert "'out' holds no adapter_config.json" in err
+    assert llm("merge_lora", "out/finetune/lora")[0].endswith("out/finetune/lora/merged\n")
     told, _ = llm("merge_lora", "out/finetune/lora/adapter", "--base", "demo", "--out", "other", "--json")
     assert json.loads(told)["path"] == "other"
 

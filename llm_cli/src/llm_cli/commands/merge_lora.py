@@ -14,7 +14,9 @@ DTYPES = {"32-true": "float32", "bf16-true": "bfloat16", "16-true": "float16"}
 
 
 def merge_lora(
-    adapter: Annotated[Path, Parameter(help="The folder of a LoRA adapter in PEFT's form.")],
+    adapter: Annotated[
+        Path, Parameter(help="The folder of a LoRA adapter in PEFT's form, or of the run that made one.")
+    ],
     /,
     *,
     base: Annotated[
@@ -41,6 +43,7 @@ def merge_lora(
     from llm_finetune import base_of
     from llm_finetune import merge_lora as write
 
+    adapter = _adapter(adapter)
     found = base or base_of(adapter)
     if not found:
         raise ValueError(f"'{adapter}' doesn't say what its base model is; name it with --base")
@@ -51,3 +54,14 @@ def merge_lora(
     if json:
         return write_json({"path": str(merged), "base": str(folder), "adapter": str(adapter)})
     return write_lines(str(merged))
+
+
+def _adapter(folder: Path) -> Path:
+    """The adapter of a folder: itself, or the one that a run left there. ValueError where there is none."""
+    for path in (folder, folder / "adapter"):
+        if (path / "adapter_config.json").is_file():
+            return path
+    beside = folder.parent / "adapter"
+    if (folder / "config.json").is_file() and (beside / "adapter_config.json").is_file():
+        raise ValueError(f"'{folder}' is a whole model, which has its adapter merged already; alone it is '{beside}'")
+    raise ValueError(f"'{folder}' holds no adapter_config.json, so it is no adapter; give a folder that has one")
