@@ -167,6 +167,9 @@ def test_the_command_line_counts_before_the_environment_and_that_before_the_file
     llm("finetune", "--lora_r", "3")
     assert jobs[0].lora == Lora(r=3, alpha=2, dropout=0.1)
     assert jobs[0].settings.train.epochs == 2
+    monkeypatch.setenv("LLM_CONFIG", "")
+    llm("finetune_full")  # which has no LoRA, whatever is set for other commands
+    assert jobs[1].settings.train.epochs == 2
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name.startswith("finetune")])
@@ -202,6 +205,8 @@ def test_help_shows_the_options_of_the_method_alone(llm: Any, command: str, monk
         ("finetune --train.epochs 0", "train.epochs is 0, but must be at least 1"),
         ("finetune --train.epochs many", "many"),
         ("finetune --lora_r 0", "the rank of LoRA is at least 1"),
+        ("finetune_full --lora_r 4", "the lora_ options go with the method lora, not with full"),
+        ("finetune_lora --method full", "the settings are of the method full, not lora"),
         ("finetune --data alpca", "did you mean Alpaca?"),
         ("finetune --config llama-3.2-1b/lor", "did you mean llama-3.2-1b/lora?"),
         ("finetune_full --config llama-3.2-1b/lora", "the settings are of the method lora, not full"),

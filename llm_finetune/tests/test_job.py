@@ -113,3 +113,16 @@ def test_null_leaves_an_option_that_needs_a_value_at_its_default() -> None:
     job = make_job({"train.epochs": None, "train.max_norm": None, "optimizer": None, "seed": None})
     assert job == Job()
     assert make_job({"optimizer": "SGD"}).settings.optimizer == OptimizerSettings(name="SGD")
+
+
+@pytest.mark.parametrize(("given", "least"), [({}, 6e-5), ({"train.learning_rate": 1e-3}, 6e-5), ({"seed": 1}, 6e-5)])
+def test_the_lowest_rate_is_the_usual_one(given: dict[str, Any], least: float) -> None:
+    assert make_job(given).settings.train.min_lr == least
+
+
+@pytest.mark.parametrize("name", ["train.learning_rate", "optimizer.lr"])
+def test_the_lowest_rate_follows_a_low_one(name: str) -> None:
+    assert make_job({name: "2e-5"}).settings.train.min_lr == pytest.approx(2e-6)
+    assert make_job({name: 2e-5, "train.min_lr": 0}).settings.train.min_lr == 0
+    with pytest.raises(ValueError, match=r"train\.min_lr 0\.001 is above the learning rate 2e-05"):
+        make_job({name: 2e-5, "train.min_lr": 1e-3})

@@ -112,12 +112,13 @@ def from_environment(app: App, commands: tuple[str, ...], arguments: ArgumentCol
     """Give each option that the command line left out the value of LLM_<OPTION>, where that is set and not empty.
 
     Matched by the exact name: other LLM_ variables mean nothing here. Positional arguments are not read, because
-    another program that is called `llm` has an LLM_MODEL of its own.
+    another program that is called `llm` has an LLM_MODEL of its own, and neither are options that help doesn't show,
+    which are there to be refused.
     """
     for argument in arguments:
         variable = "LLM_" + argument.name.lstrip("-").upper().replace("-", "_").replace(".", "_")
         value = os.environ.get(variable)
-        if not value or argument.index is not None or argument.has_tokens or not argument.parse:
+        if not value or argument.index is not None or argument.has_tokens or not (argument.parse and argument.show):
             continue
         for i, part in enumerate(env_var_split(argument.hint, value)):
             argument.append(Token(keyword=variable, value=part, source="env", index=i))

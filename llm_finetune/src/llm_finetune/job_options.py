@@ -73,6 +73,8 @@ def make_job(*layers: Mapping[str, Any], method: MethodName | None = None) -> Jo
     stated = given.setdefault("method", method or "lora")
     if method is not None and stated != method:
         raise ValueError(f"the settings are of the method {stated}, not {method}; `llm finetune` takes either")
+    if "train.min_lr" not in given:
+        given |= _lowest_rate(given)
     nested: dict[str, Any] = {}
     for name, one in given.items():
         *groups, last = options()[name].path
@@ -131,6 +133,15 @@ def _replaced(layer: Mapping[str, Any]) -> set[str]:
     gone = {"data.name", "data.json_path", "data.val_path"} if {"data.name", "data.json_path"} & layer.keys() else set()
     gone |= {other for one, other in _INSTEAD if layer.get(one) is not None}
     return gone | {one for one, other in _INSTEAD if layer.get(other) is not None}
+
+
+def _lowest_rate(given: Mapping[str, Any]) -> dict[str, Any]:
+    """min_lr where it isn't given and the learning rate isn't above its default: a tenth of that."""
+    rate = given.get("optimizer.lr") or given.get("train.learning_rate")
+    try:
+        return {"train.min_lr": float(rate) / 10} if rate and float(rate) <= options()["train.min_lr"].default else {}
+    except (TypeError, ValueError):
+        return {}  # which is told when it is validated
 
 
 def _optional(option: Option) -> bool:

@@ -52,7 +52,7 @@ HELP = {
     "train.max_time": "Most seconds.",
     "train.max_seq_length": "Tokens of a row beyond these are cut off; default: the model's context.",
     "train.learning_rate": "The highest learning rate.",
-    "train.min_lr": "The learning rate that the schedule falls to.",
+    "train.min_lr": "The learning rate that the schedule falls to; a tenth of learning_rate where that is no larger.",
     "train.schedule": "How the learning rate falls: cosine, linear, constant or wsd.",
     "train.cooldown_fraction": "Share of all steps in which wsd falls.",
     "train.weight_decay": "Weight decay.",

@@ -32,11 +32,11 @@ Given = Mapping[str, Any]
 
 
 def with_options(command: Callable[..., Any], method: MethodName | None) -> Callable[..., Any]:
-    """`command(model, **given)` as a command with all options of a method, of every one where it is None.
+    """`command(model, **given)` as a command with all options, of which those of other methods are only refused.
 
     `given` then has the options that were given, by their names with __ for the dot; `named` turns them back.
     """
-    parameters = [*_own(), *(_parameter(option) for option in options().values() if _belongs(option.name, method))]
+    parameters = [*_own(), *(_parameter(option, method) for option in options().values() if option.name != "model")]
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     return command
@@ -58,13 +58,14 @@ def _own() -> Iterator[inspect.Parameter]:
         yield _keyword("data__download_dir", Annotated[str, Parameter(name="--data.download_dir", show=False)], "")
 
 
-def _parameter(option: Option) -> inspect.Parameter:
+def _parameter(option: Option, method: MethodName | None) -> inspect.Parameter:
     name = SHORT.get(option.name, option.name)
     help = DATA_HELP if name == "data" else HELP[option.name]
     prefix = option.name.partition("." if "." in option.name else "_")[0]
     spelt = [f"--{each}" for each in (name, *ALSO.get(name, ()))]
-    shown = Parameter(name=spelt, help=help, group=GROUPS.get(prefix, "Parameters"))
-    return _keyword(name.replace(".", "__"), Annotated[option.hint, shown], option.default)
+    shown = _belongs(option.name, method)
+    parameter = Parameter(name=spelt, help=help, group=GROUPS.get(prefix, "Parameters"), show=shown)
+    return _keyword(name.replace(".", "__"), Annotated[option.hint, parameter], option.default)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -72,9 +73,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _belongs(name: str, method: MethodName | None) -> bool:
-    """Whether a command of a method has an option: its own and those of all; MODEL is no option."""
-    if name == "model":
-        return False
+    """Whether the command of a method shows an option: its own and those of all."""
     if method is None:
         return True
     if name in ("freeze_layers", "train_layers"):
