@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llm_finetune.samples import Samples
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
+    from llm_finetune.signals import stop_on_signals
     from llm_finetune.state import ResumeError
     from llm_finetune.styles import STYLES, Style
     from llm_finetune.targets import lora_targets
@@ -97,6 +98,7 @@ __all__ = [
     "schedule",
     "seed_dropout",
     "set_adapter",
+    "stop_on_signals",
     "train_layers",
     "unload",
     "use_adapter",
@@ -159,6 +161,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "schedule": "schedules",
     "seed_dropout": "lora",
     "set_adapter": "lora",
+    "stop_on_signals": "signals",
     "train_layers": "freezing",
     "unload": "merging",
     "use_adapter": "lora",

@@ -118,7 +118,7 @@ class Trainer:
             val_loss=progress.val_loss,
             interrupted=self.interrupted,
             before=self._before,
-            after=self._sample(),
+            after=None if self.interrupted else self._sample(),
             history=tuple(self.history.rows),
         )
         self._event("end", final=final, interrupted=self.interrupted)
