@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llm_finetune.optimizers import Optimizers, build_optimizers
     from llm_finetune.order import Order, permutation
     from llm_finetune.peft_format import apply, write_adapter
+    from llm_finetune.precision import stored_dtype
     from llm_finetune.preferences import dpo_loss, orpo_loss
     from llm_finetune.rows import DataError, RowError
     from llm_finetune.samples import Samples
@@ -99,6 +100,7 @@ __all__ = [
     "seed_dropout",
     "set_adapter",
     "stop_on_signals",
+    "stored_dtype",
     "train_layers",
     "unload",
     "use_adapter",
@@ -162,6 +164,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "seed_dropout": "lora",
     "set_adapter": "lora",
     "stop_on_signals": "signals",
+    "stored_dtype": "precision",
     "train_layers": "freezing",
     "unload": "merging",
     "use_adapter": "lora",
