@@ -49,6 +49,7 @@ class Train:
     beta1: float = 0.9
     beta2: float = 0.95
     max_norm: float | None = None
+    tie_embeddings: bool | None = None  # of full finetuning: one weight for embedding and head; None: as the model is
     chunk_size: int = 256  # positions whose logits are in memory at once
     activation_checkpointing: bool = False  # compute layers again in backward instead of keeping what they made
     keep: int = 2  # newest checkpoints

@@ -26,6 +26,7 @@ from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
 from llm_finetune.state import Progress, Snapshot
 from llm_finetune.texts import sample
+from llm_finetune.tying import tie_embeddings
 from llm_tokenizer import Tokenizer
 
 
@@ -50,6 +51,9 @@ class Trainer:
         self.feed = Feed(rows, settings)
         self.rate = schedule(settings, self.feed.steps)
         convert(model, settings.precision)
+        if settings.train.tie_embeddings is not None and method.name != "full":
+            raise ValueError("train.tie_embeddings is of full finetuning; leave it out, for the base keeps its weights")
+        tie_embeddings(model, settings.train.tie_embeddings)
         method.prepare(model)
         self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
         parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
