@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -301,29 +302,23 @@ def test_recipes_are_listed_and_printed(llm: Any) -> None:
     assert json.loads(llm("recipes", "demo/full", "--json")[0])["method"] == "full"
 
 
-def test_an_interrupted_run_tells_how_to_go_on(tmp_path: Path) -> None:
-    """In a process of its own, which gets SIGINT after its first step."""
-    line = [
-        sys.executable,
-        "-m",
-        "llm_cli",
-        "finetune",
-        "--data",
-        "my.json",
-        "--out_dir",
-        "o",
-        "--train.epochs",
-        "9999",
-    ]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_tells_how_to_go_on(llm: Any, tmp_path: Path, number: signal.Signals) -> None:
+    """In a process of its own, which gets the signal after its first step."""
+    options = ["--data", "my.json", "--out_dir", "o", "--train.epochs", "9999", "--train.lr_warmup_steps", "0"]
+    line = [sys.executable, "-m", "llm_cli", "finetune", *options]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stderr is not None
-    seen = ""
-    while "step 1:" not in seen:
-        text = process.stderr.readline()
-        assert text, seen
-        seen = text
-    process.send_signal(2)
+    while "step 1:" not in (text := process.stderr.readline()):
+        assert text
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out == ""
-    assert "llm finetune --config o/settings.yaml --resume auto" in err.splitlines()[-1]
+    assert (process.returncode, out) == (130, "")
+    told = err.splitlines()[-1]
+    assert told == "interrupted and saved; to go on: llm finetune --config o/settings.yaml --resume auto"
+    (checkpoint,) = Path("o").glob("step-*")
+    step = int(checkpoint.name.removeprefix("step-"))
+    out, err = llm(*told.partition(": llm ")[2].split(), "--train.max_steps", step + 2)
+    assert out == "o/final\n"
+    assert f"step {step + 1}:" in err
+    assert f"step {step}:" not in err

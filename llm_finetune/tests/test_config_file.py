@@ -98,7 +98,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_file_of_the_older_form_has_its_values(tmp_path: Path) -> None:
     job = read_settings(written(tmp_path, SEED))
     assert (job.model, job.out_dir) == ("checkpoints/meta-llama/Llama-2-7b-hf", "out/finetune/qlora-llama2-7b")
-    assert (job.precision, job.quantize, job.devices, job.method) == ("bf16-true", "bnb.nf4", 1, "lora")
+    assert (job.settings.precision, job.quantize, job.devices, job.method) == ("bf16-true", "bnb.nf4", 1, "lora")
     assert job.lora == Lora(r=32, alpha=16, dropout=0.05)
     data = job.data
     assert (data.name, data.mask_prompt, data.val_split_fraction) == ("Alpaca2k", False, 0.05)
@@ -209,7 +209,6 @@ jobs = st.builds(
     Job,
     model=st.none() | text,
     out_dir=st.none() | text,
-    precision=st.sampled_from([None, "32-true"]),
     devices=whole | st.just("auto"),
     lora=loras,
     lora_plus_ratio=st.none() | rates,
@@ -229,6 +228,7 @@ jobs = st.builds(
         eval=st.builds(Eval, evaluate_example=st.sampled_from(["first", "random"]) | whole),
         log=st.builds(Log, project=st.none() | text, run=st.none() | text),
         optimizer=st.builds(OptimizerSettings, betas=st.none() | st.tuples(st.floats(0, 0.9), st.floats(0, 0.9))),
+        precision=st.sampled_from([None, "32-true", "bf16-mixed"]),
         seed=st.integers(0, 2**40),
     ),
     resume=st.booleans() | st.sampled_from(["auto", "out/step-000005"]),

@@ -1,6 +1,7 @@
 """From names to a run: a folder and a file for `finetune`, and a `Job` for `run_job`, on the model that ships."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,23 @@ def test_some_layers_train_and_the_others_are_those_of_the_base(
     assert {number for number, equal in same.items() if not equal} == changes
 
 
-def test_a_base_is_read_in_a_precision(tmp_path: Path) -> None:
+def test_a_base_is_read_in_a_precision() -> None:
     assert next(load_base(DEMO, precision="32-true").parameters()).dtype == torch.float32
     stored = llm_blocks.load(DEMO)
     llm_quant.quantize(stored, "int8")
     rounded = load_base(DEMO, quantize="int8", precision="bf16-true")
     assert torch.equal(stored(torch.tensor([[1]])), rounded(torch.tensor([[1]])))
+
+
+def test_full_finetuning_has_fp32_weights_and_a_result_as_its_base_is_stored(tmp_path: Path, rows: Path) -> None:
+    job = Job(method="full", out_dir=str(tmp_path / "o"), data=DataSettings(json_path=str(rows)), settings=FEW)
+    final = run_job(job, DEMO).final
+    half = next(load_base(DEMO).parameters()).dtype == torch.bfloat16  # this machine is fast at it
+    written = read_settings(tmp_path / "o" / "settings.yaml").settings.precision
+    assert written == ("bf16-mixed" if half else None)
+    assert final is not None
+    assert next(llm_blocks.load(final).parameters()).dtype == torch.bfloat16  # as the base is stored
+    exact = replace(job, out_dir=str(tmp_path / "e"), settings=replace(FEW, precision="32-true"))
+    final = run_job(exact, DEMO).final
+    assert final is not None
+    assert next(llm_blocks.load(final).parameters()).dtype == torch.float32

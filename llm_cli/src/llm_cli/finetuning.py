@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llm_cli.commands.finetune_options import named
@@ -23,16 +25,36 @@ def run(method: MethodName | None, model: str | None, given: dict[str, Any]) -> 
     folder = models.resolve(job.model, access_token=access_token)
     from llm_finetune.running import run_job
 
-    try:
-        done = run_job(job, folder, base=_name(job.model), on_event=tell)
-    except KeyboardInterrupt:
-        write_notice(f"interrupted; to go on from the last checkpoint: {resuming(job)}")
-        return INTERRUPTED
+    with stopping() as (seen, asked):
+
+        def on_event(event: Event) -> None:
+            seen(event)
+            tell(event)
+
+        done = run_job(job, folder, base=_name(job.model), on_event=on_event, stop=asked)
     if done.interrupted:
         write_notice(f"interrupted and saved; to go on: {resuming(job)}")
         return INTERRUPTED
     write_lines(str(done.final))
     return DONE
+
+
+@contextmanager
+def stopping() -> Iterator[tuple[Callable[[Event], None], Callable[[], bool]]]:
+    """From the start of a run, Ctrl-C and SIGTERM end it after its running step; what comes earlier ends it at once.
+
+    Gives what is to see the run's events, and what tells whether it was asked to stop.
+    """
+    from llm_finetune.signals import stop_on_signals
+
+    asked: list[Callable[[], bool]] = []
+    with ExitStack() as stack:
+
+        def seen(event: Event) -> None:
+            if event.kind == "start":
+                asked.append(stack.enter_context(stop_on_signals()))
+
+        yield seen, lambda: any(each() for each in asked)
 
 
 def read_job(method: MethodName | None, model: str | None, given: dict[str, Any]) -> Job:

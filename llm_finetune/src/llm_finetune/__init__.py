@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llm_finetune.optimizers import Optimizers, build_optimizers
     from llm_finetune.order import Order, permutation
     from llm_finetune.peft_format import apply, write_adapter
+    from llm_finetune.precision import stored_dtype
     from llm_finetune.preferences import dpo_loss, orpo_loss
     from llm_finetune.recipes import recipe_names, recipe_path
     from llm_finetune.rows import DataError, RowError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from llm_finetune.samples import Samples
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
+    from llm_finetune.signals import stop_on_signals
     from llm_finetune.state import ResumeError
     from llm_finetune.styles import STYLES, Style
     from llm_finetune.targets import lora_targets
@@ -110,6 +112,8 @@ __all__ = [
     "schedule",
     "seed_dropout",
     "set_adapter",
+    "stop_on_signals",
+    "stored_dtype",
     "train_layers",
     "unload",
     "use_adapter",
@@ -180,6 +184,8 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "schedule": "schedules",
     "seed_dropout": "lora",
     "set_adapter": "lora",
+    "stop_on_signals": "signals",
+    "stored_dtype": "precision",
     "train_layers": "freezing",
     "unload": "merging",
     "use_adapter": "lora",

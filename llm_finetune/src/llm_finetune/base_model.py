@@ -7,9 +7,10 @@ import torch
 
 import llm_blocks
 import llm_quant
-from llm_finetune.job import Precision, Quantization
+from llm_finetune.job import Quantization
+from llm_finetune.precision import stored_dtype
+from llm_finetune.settings import Precision
 
-DTYPES: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 _GROUP_SIZES = (llm_quant.GROUP_SIZE, 32, 16, 8)
 
 
@@ -24,9 +25,28 @@ def load_base(folder: str | Path, *, precision: Precision | None = None, quantiz
         stored, quantized = checkpoint.dtype, checkpoint.quantization
     if quantized is not None and quantize is not None:
         raise ValueError(f"the weights of '{folder}' are quantized already ({quantized}); leave quantize out")
-    dtype = _dtype(stored, device) if precision is None else DTYPES[precision]
+    dtype = stored_dtype(precision) or _dtype(stored, device)
     replace = None if quantize is None else lambda model: _plan(model, quantize)
     return llm_blocks.load(folder, device=device, dtype=dtype, replace=replace)
+
+
+def usual_precision(folder: str | Path, *, full: bool) -> Precision | None:
+    """The precision of a run that names none: the dtype of `load_base`; where everything trains, with fp32 weights.
+
+    Small updates would be lost in weights of 16 bits, and their sums in an adapter's are not: these are fp32 anyway.
+    """
+    with llm_blocks.open_checkpoint(folder) as checkpoint:
+        dtype = _dtype(checkpoint.dtype, _device())
+    mixed: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+    return mixed.get(dtype) if full else None
+
+
+def stored_precision(folder: str | Path) -> Precision:
+    """The precision that a checkpoint's weights are stored in."""
+    with llm_blocks.open_checkpoint(folder) as checkpoint:
+        stored = checkpoint.dtype
+    names: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16-true", torch.float16: "16-true"}
+    return names.get(stored, "32-true")
 
 
 def _plan(model: Any, scheme: Quantization) -> dict[str, llm_quant.Maker]:
@@ -44,7 +64,7 @@ def _device() -> torch.device:
 
 def _dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     if stored == torch.float32 or device.type != "cpu":
-        return stored if stored in DTYPES.values() else torch.bfloat16
+        return stored if stored in (torch.float32, torch.float16) else torch.bfloat16
     found = getattr(torch.cpu, "get_capabilities", dict)()  # absent from the oldest torch that we accept
     fast = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
     return torch.bfloat16 if fast else torch.float32

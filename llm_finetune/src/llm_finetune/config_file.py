@@ -124,8 +124,6 @@ def _group(name: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield name, kind.rpartition(".")[2]
         raw = arguments
     for key, given in raw.items():
-        if name == "train" and key == "tie_embeddings" and given is None and "train.tie_embeddings" not in options():
-            continue  # in every file of the older form
         yield f"{name}.{key}", given
 
 

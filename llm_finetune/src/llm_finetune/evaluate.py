@@ -10,6 +10,7 @@ from torch import nn
 from llm_finetune.feeding import Item, cut
 from llm_finetune.objectives import Objective
 from llm_finetune.parallel import World
+from llm_finetune.precision import computing
 from llm_finetune.settings import Settings
 
 
@@ -23,13 +24,14 @@ def evaluate(
     evaluation mode meanwhile. NaN where no token of these rows is trained.
     """
     size, world = settings.train.micro_batch_size, world or World()
-    total = weight = 0.0
+    total, weight, device = 0.0, 0.0, next(model.parameters()).device
     with mode(model, training=False):
         for start in range(0, min(len(rows), size * settings.eval.max_iters), size)[world.rank :: world.size]:
             items = [cut(rows[i], settings.train.max_seq_length) for i in range(start, min(start + size, len(rows)))]
-            total += float(objective.loss(model, items))
+            with computing(settings.precision, device):
+                total += float(objective.loss(model, items))
             weight += objective.weight(items)
-    total, weight = world.sums([total, weight], next(model.parameters()).device)
+    total, weight = world.sums([total, weight], device)
     return total / weight if weight else float("nan")
 
 

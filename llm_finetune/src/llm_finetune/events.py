@@ -21,7 +21,7 @@ class Run:
 
     `checkpoint` is the newest one; `history` has a row of numbers for each step that was logged or evaluated. `before`
     and `after` are what the model makes of the prompt of one row, with the weights that it was given and those of
-    `final`; None without a tokenizer.
+    `final`; None without a tokenizer, and `after` of an interrupted run.
     """
 
     final: Path | None

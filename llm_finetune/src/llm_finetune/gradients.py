@@ -47,9 +47,14 @@ class Gradients:
                 self._world.add_up([total])
                 self._sums[parameter] = total
 
-    def clip(self, most: float | None) -> float:
-        """The norm of all gradients together, which is brought down to `most` where it is above."""
+    def clip(self, most: float | None, *, scale: float = 1.0) -> float:
+        """The norm of all gradients together, which is brought down to `most` where it is above.
+
+        Gradients of a loss that was multiplied by `scale` are divided by it first.
+        """
         found = [each.grad for each in self._parameters if each.grad is not None]
+        for gradient in found if scale != 1 else ():
+            gradient.div_(scale)
         norm = float(torch.nn.utils.get_total_norm([each.float() for each in found], foreach=False))
         if most is not None and norm > most:
             for gradient in found:

@@ -10,7 +10,6 @@ from llm_finetune.lora_settings import Lora
 from llm_finetune.settings import Settings
 
 MethodName = Literal["lora", "full", "adapter", "adapter_v2"]
-Precision = Literal["32-true", "bf16-true", "16-true"]
 Quantization = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8", "int8", "int4"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
@@ -31,9 +30,9 @@ class Job:
     """A run of finetuning: which model, which data, which method, and the settings of the loop.
 
     model: a folder, a name or a hub id; None is the model that ships with the command. out_dir: None is
-    out/finetune/ and the method. precision: None is what the machine computes fast (see `load_base`). quantize: how the
-    base model's weights are rounded while they are read (QLoRA). resume: true, "auto" or a checkpoint's folder.
-    merge: the result of LoRA is a whole model; else, and of a quantized one, it is the adapter.
+    out/finetune/ and the method. quantize: how the base model's weights are rounded while they are read (QLoRA).
+    resume: true, "auto" or a checkpoint's folder. merge: the result of LoRA is a whole model; else, and of a quantized
+    one, it is the adapter.
 
     ValueError for what doesn't go with the method.
     """
@@ -43,7 +42,6 @@ class Job:
     method: MethodName = "lora"
     model: str | None = None
     out_dir: str | None = None
-    precision: Precision | None = None
     quantize: Quantization | None = None
     devices: int | Literal["auto"] = 1
     num_nodes: int = 1
@@ -64,6 +62,8 @@ class Job:
             if self.method not in methods and getattr(self, name) != _default(name):
                 options = "the lora_ options go" if name == "lora" else f"{name} goes"
                 raise ValueError(f"{options} with the method {' or '.join(methods)}, not with {self.method}")
+        if self.method != "full" and self.settings.train.tie_embeddings is not None:
+            raise ValueError(f"train.tie_embeddings goes with the method full, not with {self.method}")
         if self.freeze_layers is not None and self.train_layers is not None:
             raise ValueError("freeze_layers and train_layers both say which layers train; give one of them")
         if self.devices != "auto" and self.devices < 1:

@@ -9,13 +9,19 @@ from llm_finetune.job import Job
 from llm_finetune.low_rank import with_lora
 from llm_finetune.methods import Method, full
 from llm_finetune.peft_format import write_adapter
+from llm_finetune.precision import convert
+from llm_finetune.settings import Precision
 from llm_tokenizer import Tokenizer
 
 
-def method_of(job: Job, *, base: str | None = None) -> Method:
-    """How a job's model is made ready and what its result is; `base` is what an adapter calls its base model."""
+def method_of(job: Job, *, base: str | None = None, result: Precision | None = None) -> Method:
+    """How a job's model is made ready and what its result is.
+
+    `base` is what an adapter calls its base model. `result` is what the weights are rounded to at the end where all of
+    them train; None leaves them as they are.
+    """
     if job.method == "full":
-        return _full(job)
+        return _full(job, result)
     if job.method == "lora":
         return _lora(job, base)
     raise ValueError(f"the method {job.method} is not available in this version; use lora or full")
@@ -32,10 +38,8 @@ def _lora(job: Job, base: str | None) -> Method:
     return replace(method, finish=finish)
 
 
-def _full(job: Job) -> Method:
+def _full(job: Job, result: Precision | None) -> Method:
     method = full()
-    if job.freeze_layers is None and job.train_layers is None:
-        return method
 
     def prepare(model: Any) -> None:
         method.prepare(model)  # refuses what is quantized
@@ -44,4 +48,8 @@ def _full(job: Job) -> Method:
         if job.train_layers is not None:
             train_layers(model, job.train_layers)
 
-    return replace(method, prepare=prepare)
+    def finish(model: Any, folder: Path, tokenizer: Tokenizer | None) -> None:
+        convert(model, result)
+        method.finish(model, folder, tokenizer)
+
+    return replace(method, prepare=prepare, finish=finish)

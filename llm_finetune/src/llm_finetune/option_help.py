@@ -4,7 +4,8 @@ HELP = {
     "method": "What trains: lora, full, adapter or adapter_v2.",
     "model": "The base model: a folder, a name under checkpoints/ or a hub id.",
     "out_dir": "The folder of the run: checkpoints, metrics.csv, and at last the result as `final`.",
-    "precision": "Default: the checkpoint's own; on a CPU half types run as bf16-true, or 32-true without BF16.",
+    "precision": "The dtype of weights and products; the mixed ones have fp32 weights. Default: the checkpoint's own "
+    "where the machine is fast at it, and for full finetuning the mixed one.",
     "quantize": "Round the base model's weights as they are read (QLoRA); the bnb ones need bitsandbytes.",
     "devices": "How many devices train, or auto for all that there are.",
     "num_nodes": "How many machines train.",
@@ -59,6 +60,7 @@ HELP = {
     "train.beta1": "Adam's first beta.",
     "train.beta2": "Adam's second beta.",
     "train.max_norm": "Clip the norm of the gradients to this; default: no clipping.",
+    "train.tie_embeddings": "Whether embedding and head are one weight, in full finetuning; default: as they are.",
     "train.chunk_size": "Positions whose logits are in memory at once.",
     "train.activation_checkpointing": "Compute layers again in backward: less memory, a third more time.",
     "train.keep": "Newest checkpoints that are kept.",

@@ -1,11 +1,12 @@
 """A whole run from a `Job`: base model and data read, trained, and a folder that can be talked to."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import llm_blocks
 from llm_finetune import run_folder
-from llm_finetune.base_model import load_base
+from llm_finetune.base_model import load_base, stored_precision, usual_precision
 from llm_finetune.config_file import NAME, effective, write_settings
 from llm_finetune.dataset import Dataset, load_data
 from llm_finetune.events import Event, OnEvent, Run
@@ -34,6 +35,9 @@ def run_job(
     """
     _require_available(job)
     run_folder.require_free(job.folder, job.resume)
+    result = stored_precision(folder) if job.settings.precision in (None, "bf16-mixed", "16-mixed") else None
+    precision = job.settings.precision or usual_precision(folder, full=job.method == "full")
+    job = replace(job, settings=replace(job.settings, precision=precision))
     tokenizer, data = read_data(job, folder)
     tell = on_event or (lambda event: None)
     if world().first:
@@ -45,10 +49,10 @@ def run_job(
         tell(event)
 
     return finetune(
-        load_base(folder, precision=job.precision, quantize=job.quantize),
+        load_base(folder, precision=precision, quantize=job.quantize),
         data,
         tokenizer=tokenizer,
-        method=method_of(job, base=base or str(Path(folder).resolve())),
+        method=method_of(job, base=base or str(Path(folder).resolve()), result=result),
         out_dir=job.folder,
         settings=job.settings,
         resume=job.resume,

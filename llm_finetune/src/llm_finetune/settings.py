@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 OptimizerName = Literal["AdamW", "SGD", "Muon", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit"]
 Objective = Literal["sft", "dpo", "orpo"]
+Precision = Literal["32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 
 _TWINS = (("lr", "learning_rate"), ("weight_decay", "weight_decay"), ("betas", "beta1"), ("betas", "beta2"))
 _OWN = {"SGD": ("momentum", "nesterov"), "Muon": ("betas", "eps", "momentum", "nesterov")}
@@ -48,6 +49,7 @@ class Train:
     beta1: float = 0.9
     beta2: float = 0.95
     max_norm: float | None = None
+    tie_embeddings: bool | None = None  # of full finetuning: one weight for embedding and head; None: as the model is
     chunk_size: int = 256  # positions whose logits are in memory at once
     activation_checkpointing: bool = False  # compute layers again in backward instead of keeping what they made
     keep: int = 2  # newest checkpoints
@@ -128,7 +130,11 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A whole run. `seed` decides the order of rows and what dropout drops; `beta`, `label_smoothing` are DPO's."""
+    """A whole run. `seed` decides the order of rows and what dropout drops; `beta`, `label_smoothing` are DPO's.
+
+    `precision` is the dtype of weights and products; the mixed ones keep fp32 weights and multiply in 16 bits. Adapters
+    are fp32 in all of them.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -139,6 +145,7 @@ class Settings:
     objective: Objective | None = None  # None: by the rows, dpo for pairs and sft else
     beta: float = 0.1
     label_smoothing: float = 0.0
+    precision: Precision | None = None  # None: the dtype that the model has
     seed: int = 1337
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     trained_tokens: float = 0.0
-    skipped: int = 0  # steps without a trained token
+    skipped: int = 0  # steps that changed nothing: without a trained token, or too large for the loss scale
     seconds: float = 0.0
     train_loss: float | None = None
     val_loss: float | None = None
@@ -54,6 +54,8 @@ class Progress:
     best_step: int | None = None
     without_better: int = 0
     stopped: bool = False  # by patience
+    loss_scale: float = 65536.0  # of 16-mixed, with the steps since it changed
+    scale_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ def finetune(
     base = str(Path(model).resolve()) if isinstance(model, str | Path) else None
     chosen = _method(method, lora, settings, base)
     tokenizer = Tokenizer.load(base) if base is not None and tokenizer is None else tokenizer
-    trained: Any = model if base is None else load_base(base)
+    trained: Any = model if base is None else load_base(base, precision=settings.precision)
     data = _read(data, trained, tokenizer, settings)
     rows = data if isinstance(data, Rows) else data.rows if isinstance(data, Dataset) else Rows(train=data)
     folder = run_folder.opened(out_dir, resume, world())

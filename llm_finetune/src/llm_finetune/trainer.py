@@ -21,10 +21,12 @@ from llm_finetune.methods import Method
 from llm_finetune.objectives import Dpo, Objective, objective
 from llm_finetune.optimizers import build_optimizers
 from llm_finetune.parallel import world
+from llm_finetune.precision import LossScale, computing, convert
 from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
 from llm_finetune.state import Progress, Snapshot
 from llm_finetune.texts import sample
+from llm_finetune.tying import tie_embeddings
 from llm_tokenizer import Tokenizer
 
 
@@ -48,6 +50,10 @@ class Trainer:
         self._before: str | None = None
         self.feed = Feed(rows, settings)
         self.rate = schedule(settings, self.feed.steps)
+        convert(model, settings.precision)
+        if settings.train.tie_embeddings is not None and method.name != "full":
+            raise ValueError("train.tie_embeddings is of full finetuning; leave it out, for the base keeps its weights")
+        tie_embeddings(model, settings.train.tie_embeddings)
         method.prepare(model)
         self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
         parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -62,6 +68,7 @@ class Trainer:
             model=state.fingerprint(model, whole=isinstance(self.objective, Dpo)),
             data=fingerprint(rows),
         )
+        self.scale = LossScale(settings.precision, self.progress)
         self.interrupted = False
 
     @property
@@ -118,7 +125,7 @@ class Trainer:
             val_loss=progress.val_loss,
             interrupted=self.interrupted,
             before=self._before,
-            after=self._sample(),
+            after=None if self.interrupted else self._sample(),
             history=tuple(self.history.rows),
         )
         self._event("end", final=final, interrupted=self.interrupted)
@@ -132,24 +139,36 @@ class Trainer:
         if weight > 0:
             mine = range(len(micros))[self.world.rank :: self.world.size]
             for number, items in ((each, micros[each]) for each in mine):
-                with _seeded(f"{self.settings.seed} {step} {number}"):
+                with self._computing(f"{self.settings.seed} {step} {number}"):
                     loss = self.objective.loss(self.model, items)
-                (loss / weight).backward()
+                (loss / weight * self.scale.value).backward()
                 if number != mine[-1]:
                     self.gradients.collect()
                 total += float(loss.detach())
             self.gradients.finish()
             total = self.world.sums([total], self.device)[0]
-            row |= {"loss": total / weight, "norm": self.gradients.clip(self.settings.train.max_norm)}
-            self._require_numbers(row)
-            self.snapshot.optimizers.step(self.rate(step))
-            self.snapshot.optimizers.zero_grad()
-            self.progress.train_loss = row["loss"]
-        self.progress.skipped += weight == 0
+            row["loss"] = self.progress.train_loss = total / weight
+            row |= self._update(row, step)
+        self.progress.skipped += "norm" not in row
         self.progress.step += 1
         self.progress.tokens += sum(places(item) for items in micros for item in items)
         self.progress.trained_tokens += weight
         return row
+
+    def _update(self, row: Mapping[str, float], step: int) -> dict[str, float]:
+        """The step of the optimizers by these gradients; gives their norm, or nothing where it was left out."""
+        norm = self.gradients.clip(self.settings.train.max_norm, scale=self.scale.value)
+        skipped = self.scale.skips(norm)
+        self._require_numbers({**row, "norm": 0.0 if skipped else norm})
+        if not skipped:
+            self.snapshot.optimizers.step(self.rate(step))
+        self.snapshot.optimizers.zero_grad()
+        return {} if skipped else {"norm": norm}
+
+    @contextmanager
+    def _computing(self, name: str) -> Iterator[None]:
+        with _seeded(name), computing(self.settings.precision, self.device):
+            yield
 
     def _after(self, row: dict[str, float], *, last: bool) -> None:
         """What is due after a step: logging, evaluation, a checkpoint."""
