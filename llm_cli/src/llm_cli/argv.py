@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from llm_cli.errors import nearest
 from llm_cli.output import write_notice
@@ -107,6 +107,7 @@ def find(arguments: ArgumentCollection, token: str) -> Argument | None:
 def _belongs(argument: Argument | None, following: str) -> bool:
     if argument is None:
         return False
-    if argument.token_count()[0] == 0:
-        return following.lower() in ("true", "false")
+    optional = bool in get_args(argument.hint)  # the parser takes these for flags too, and their value for an argument
+    if argument.token_count()[0] == 0 or optional:
+        return following.lower() in (("true", "false", "null", "none") if optional else ("true", "false"))
     return following.startswith("-") and not OPTION.fullmatch(following)
