@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows
     from llm_finetune.freezing import freeze, train_layers
+    from llm_finetune.launching import launch, started
     from llm_finetune.lora import (
         LoraLinear,
         adapters,
@@ -83,6 +84,7 @@ __all__ = [
     "freeze",
     "full",
     "is_adapter",
+    "launch",
     "linear_cross_entropy",
     "load_adapter",
     "load_data",
@@ -99,6 +101,7 @@ __all__ = [
     "schedule",
     "seed_dropout",
     "set_adapter",
+    "started",
     "stop_on_signals",
     "stored_dtype",
     "train_layers",
@@ -147,6 +150,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "freeze": "freezing",
     "full": "methods",
     "is_adapter": "adapter_folder",
+    "launch": "launching",
     "linear_cross_entropy": "loss",
     "load_adapter": "adapter_folder",
     "load_data": "dataset",
@@ -163,6 +167,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "schedule": "schedules",
     "seed_dropout": "lora",
     "set_adapter": "lora",
+    "started": "launching",
     "stop_on_signals": "signals",
     "stored_dtype": "precision",
     "train_layers": "freezing",
