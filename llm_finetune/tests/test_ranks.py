@@ -1,10 +1,11 @@
-"""Two processes train as one does: losses, weights, evaluation and checkpoints."""
+"""Two processes train as one does: losses, weights, evaluation, texts and checkpoints; and they end together."""
 
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +13,167 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-SCRIPT = """
-import os, sys
-import torch, torch.distributed as dist
-torch.set_num_threads(1)
-import json
-import llm_blocks
-from llm_finetune import Eval, Rows, Sample, Train, finetune
-from llm_model_llama import llama
-if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-    dist.init_process_group("gloo")
-config = llama.Config(vocab_size=61, dim=32, hidden_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-                      max_positions=64)
-model = llm_blocks.new_model(config, std=0.1, seed=4)
-draw = torch.Generator().manual_seed(0)
-def row(number):
-    n = int(torch.randint(3, 20, (), generator=draw))
-    start = n if number % 4 == 3 else 1 + number % 2
-    return Sample(ids=torch.randint(0, 61, (n,), generator=draw).tolist(), weights=[0.0] * start + [1.0] * (n - start))
-rows = Rows(train=[row(number) for number in range(17)], val=[row(0)])
-left = iter(range(int(sys.argv[3]) - 1))
-run = finetune(model, rows, out_dir=sys.argv[1], resume="auto", stop=lambda: next(left, None) is None,
-               train=Train(epochs=3, global_batch_size=8, micro_batch_size=int(sys.argv[2]), save_interval=2,
-                           max_norm=1.0),
-               eval=Eval(interval=2))
-if not dist.is_initialized() or dist.get_rank() == 0:
-    print(json.dumps([[row["step"], row["loss"], row.get("val_loss")] for row in run.history]))
-if dist.is_initialized():
-    dist.destroy_process_group()
-"""
+SCRIPT = str(Path(__file__).with_name("ranks_script.py"))
+LAUNCH = (
+    "import json, sys; from llm_finetune import launch; sys.exit(launch(json.loads(sys.argv[1]), int(sys.argv[2])))"
+)
+METHODS = ["full", "lora", "dora", "qlora-bnb.nf4", "qlora-int4"]
 
 
-def _train(folder: Path, processes: int, *, micro: int, steps: int = 99) -> list[list[Any]]:
-    """The history of a run by so many processes, which stops after so many steps."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(micro), str(steps)]
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
-    started = [
-        subprocess.Popen(
-            command, env=shared | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(processes)
-    ]
-    try:
-        ended = [process.communicate(timeout=60) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, ended, strict=True):
-        assert process.returncode == 0, errors
-    return json.loads(ended[0][0].splitlines()[-1])
+def _command(folder: Path, processes: int, method: str, micro: int, steps: int, **more: Any) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.exists():
+        tokenizer.mkdir()
+        ids = {chr(ord("0") + number): number for number in range(60)} | {"<|endoftext|>": 60}
+        (tokenizer / "vocab.json").write_text(json.dumps(ids))
+        (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    given = {"folder": str(folder), "method": method, "processes": processes, "micro": micro, "steps": steps}
+    command = [sys.executable, SCRIPT, json.dumps(given | {"more": more})]
+    return command if processes == 1 else [sys.executable, "-c", LAUNCH, json.dumps(command), str(processes)]
+
+
+def _train(folder: Path, processes: int, method: str = "full", *, micro: int, steps: int = 99, **more: Any) -> Any:
+    """What a run by so many processes says, which stops after so many steps."""
+    command = _command(folder, processes, method, micro, steps, **more)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[Any]]]:
-    folder = tmp_path_factory.mktemp("alone")
-    return folder, _train(folder, 1, micro=8)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What one process makes by a method, computed once."""
+    known: dict[str, tuple[Path, Any]] = {}
+
+    def run(method: str, **more: Any) -> tuple[Path, Any]:
+        key = f"{method}{more}"
+        if key not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            known[key] = folder, _train(folder, 1, method, micro=8, **more)
+        return known[key]
+
+    return run
 
 
-def _check_alike(folder: Path, history: list[list[Any]], alone: tuple[Path, list[list[Any]]]) -> None:
-    assert len(history) == len(alone[1]) == 7
-    for (step, loss, val), (wanted_step, wanted_loss, wanted_val) in zip(history, alone[1], strict=True):
+def _check_alike(folder: Path, said: Any, alone: tuple[Path, Any]) -> None:
+    wanted_folder, wanted = alone
+    assert len(said["history"]) == len(wanted["history"]) > 2
+    for (step, loss, val), (wanted_step, wanted_loss, wanted_val) in zip(
+        said["history"], wanted["history"], strict=True
+    ):
         assert step == wanted_step
         assert loss == pytest.approx(wanted_loss, rel=2e-6)
         assert val == (None if wanted_val is None else pytest.approx(wanted_val, rel=2e-6))
-    found, wanted = (load_file(each / "final" / "model.safetensors") for each in (folder, alone[0]))
-    for name, tensor in wanted.items():
-        assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+    last = sorted(path.name for path in (wanted_folder / "run").glob("step-*"))[-1]
+    for name in (f"{last}/trained.safetensors", f"{last}/optimizer.safetensors"):
+        found, known = (load_file(each / "run" / name) for each in (folder, wanted_folder))
+        assert found.keys() == known.keys()
+        for key, tensor in known.items():
+            assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+    files = sorted((wanted_folder / "run" / "final").glob("*.safetensors"))
+    assert files
+    for file in files:
+        found, known = load_file(folder / "run" / "final" / file.name), load_file(file)
+        for key, tensor in known.items():
+            assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("micro", [1, 4])
-def test_two_processes_train_as_one(tmp_path: Path, alone: tuple[Path, list[list[Any]]], micro: int) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_train_as_one(tmp_path: Path, alone: Any, micro: int, shard: bool) -> None:
     """The last step has three rows: of four at a time one process has none, as when the one row is evaluated."""
-    _check_alike(tmp_path, _train(tmp_path, 2, micro=micro), alone)
+    said, wanted = _train(tmp_path, 2, micro=micro, shard=shard), alone("full")
+    _check_alike(tmp_path, said, wanted)
+    assert said["samples"] == wanted[1]["samples"]
+    assert len(said["samples"]) == 6
+    assert said["after"] == wanted[1]["after"] == said["samples"][-1]
 
 
-def test_what_two_saved_one_goes_on_with(tmp_path: Path, alone: tuple[Path, list[list[Any]]]) -> None:
-    assert len(_train(tmp_path, 2, micro=2, steps=3)) == 3
-    _check_alike(tmp_path, _train(tmp_path, 1, micro=2), alone)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_so_do_adapters_each_with_the_whole_base(tmp_path: Path, alone: Any, method: str) -> None:
+    said, wanted = _train(tmp_path, 2, method, micro=2, shard=False), alone(method)
+    _check_alike(tmp_path, said, wanted)
+    assert said["samples"] == wanted[1]["samples"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_so_do_adapters_on_a_sharded_base(tmp_path: Path, alone: Any, method: str) -> None:
+    said, wanted = _train(tmp_path, 2, method, micro=4, shard=True), alone(method)
+    _check_alike(tmp_path, said, wanted)
+    assert said["samples"] == wanted[1]["samples"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tied": True},
+        {"pairs": True},
+        {"activation_checkpointing": True},
+        {"tie_embeddings": True},
+        {"precision": "bf16-mixed"},
+        {"precision": "16-mixed"},
+    ],
+    ids=str,
+)
+def test_so_do_sharded_models_of_every_kind(tmp_path: Path, alone: Any, more: dict[str, Any]) -> None:
+    said, wanted = _train(tmp_path, 2, micro=1, shard=True, **more), alone("full", **more)
+    if "precision" not in more:
+        _check_alike(tmp_path, said, wanted)
+        return
+    for found, known in zip(said["history"], wanted[1]["history"], strict=True):
+        assert found[1] == pytest.approx(known[1], rel=0.02)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("shard", [False, True])
+def test_what_so_many_saved_others_go_on_with(tmp_path: Path, alone: Any, before: int, after: int, shard: bool) -> None:
+    assert len(_train(tmp_path, before, micro=2, steps=3, shard=shard)["history"]) == 3
+    _check_alike(tmp_path, _train(tmp_path, after, micro=2, shard=shard), alone("full"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora", "qlora-int4"])
+def test_two_go_on_with_what_two_saved_to_the_bit(tmp_path: Path, method: str) -> None:
+    shard = method != "qlora-int4"
+    options: dict[str, Any] = {"micro": 2, "shard": shard, "dropout": 0.1}
+    whole = _train(tmp_path / "whole", 2, method, **options)
+    _train(tmp_path / "parts", 2, method, **options, steps=3)
+    assert _train(tmp_path / "parts", 2, method, **options)["history"] == whole["history"]
+    for file in ("step-000007/trained.safetensors", "step-000007/optimizer.safetensors"):
+        found, wanted = (tmp_path / each / "run" / file for each in ("parts", "whole"))
+        assert found.read_bytes() == wanted.read_bytes()
+
+
+def test_one_that_dies_ends_all_and_is_named(tmp_path: Path) -> None:
+    """Its neighbour waits for its gradients, which would never come."""
+    command = _command(tmp_path, 2, "full", 1, 99, dies=1)
+    begun = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert "of 2 ended" in ended.stderr
+    assert "so the others were ended too" in ended.stderr
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_reaches_all_and_they_save(tmp_path: Path, alone: Any, number: signal.Signals) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    process = subprocess.Popen(
+        _command(tmp_path, 2, "full", 1, 99, interrupts=str(there), shard=True),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and len(list(there.iterdir())) < 2:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert json.loads(out.splitlines()[-1])["stopped"] is True
+    _check_alike(tmp_path, _train(tmp_path, 2, micro=4, shard=True), alone("full"))

@@ -45,13 +45,13 @@ def count(event):
     steps = max(steps, event.step)
 
 model.mid["0"].register_forward_pre_hook(forward)
-write = state.write_safetensors
+write = state.write_file
 
-def slow(path, tensors):
+def slow(*what, **how):
     reached("saving")
-    write(path, tensors)
+    return write(*what, **how)
 
-state.write_safetensors = slow
+state.write_file = slow
 before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 with stop_on_signals() as stop:
     run = finetune(model, Rows(train=rows, val=rows[:3]), out_dir=folder, resume="auto", stop=stop, on_event=count,

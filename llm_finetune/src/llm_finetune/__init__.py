@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llm_finetune.freezing import freeze, train_layers
     from llm_finetune.job import Job
     from llm_finetune.job_options import make_job
+    from llm_finetune.launching import launch, started
     from llm_finetune.lora import (
         LoraLinear,
         adapters,
@@ -90,6 +91,7 @@ __all__ = [
     "freeze",
     "full",
     "is_adapter",
+    "launch",
     "linear_cross_entropy",
     "load_adapter",
     "load_base",
@@ -112,6 +114,7 @@ __all__ = [
     "schedule",
     "seed_dropout",
     "set_adapter",
+    "started",
     "stop_on_signals",
     "stored_dtype",
     "train_layers",
@@ -162,6 +165,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "freeze": "freezing",
     "full": "methods",
     "is_adapter": "adapter_folder",
+    "launch": "launching",
     "linear_cross_entropy": "loss",
     "load_adapter": "adapter_folder",
     "load_base": "base_model",
@@ -184,6 +188,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "schedule": "schedules",
     "seed_dropout": "lora",
     "set_adapter": "lora",
+    "started": "launching",
     "stop_on_signals": "signals",
     "stored_dtype": "precision",
     "train_layers": "freezing",

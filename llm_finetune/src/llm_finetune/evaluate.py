@@ -26,11 +26,13 @@ def evaluate(
     size, world = settings.train.micro_batch_size, world or World()
     total, weight, device = 0.0, 0.0, next(model.parameters()).device
     with mode(model, training=False):
-        for start in range(0, min(len(rows), size * settings.eval.max_iters), size)[world.rank :: world.size]:
+        count = min(-(-len(rows) // size), settings.eval.max_iters)
+        for start, counts in ((size * number, counts) for number, counts in world.share(count)):
             items = [cut(rows[i], settings.train.max_seq_length) for i in range(start, min(start + size, len(rows)))]
             with computing(settings.precision, device):
-                total += float(objective.loss(model, items))
-            weight += objective.weight(items)
+                loss = float(objective.loss(model, items))
+            if counts:
+                total, weight = total + loss, weight + objective.weight(items)
     total, weight = world.sums([total, weight], device)
     return total / weight if weight else float("nan")
 

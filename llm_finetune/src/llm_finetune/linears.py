@@ -19,6 +19,11 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, KernelLinear) or isinstance(module, LinearLike | QuantizedLinear | BnbLinear)
 
 
+def is_rounded(module: nn.Module) -> bool:
+    """Whether a module is a quantized linear layer."""
+    return isinstance(module, QuantizedLinear | BnbLinear)
+
+
 def sizes_of(layer: nn.Module) -> tuple[int, int]:
     """N and K of a layer that `is_linear`."""
     if isinstance(layer, QuantizedLinear | BnbLinear):

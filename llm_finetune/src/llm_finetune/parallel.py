@@ -1,9 +1,9 @@
-"""Several processes that train one model, each holding all of it: they share the micro-batches of a step.
+"""Several processes that train one model: they share the micro-batches of a step.
 
-Start them with torchrun, and `torch.distributed.init_process_group` before `finetune`.
+Start them with `launch` or torchrun, and join them by `started` before `finetune`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,23 @@ class World:
 
     rank: int = 0
     size: int = 1
+    in_step: bool = False  # whether a forward takes all of them, as that of a sharded model does
 
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes and tells."""
         return self.rank == 0
+
+    def share(self, count: int) -> Iterator[tuple[int, bool]]:
+        """Which of `count` micro-batches are this process', by number, and true.
+
+        Processes that go in step have equally many: where there is none left, it is the first again, and false.
+        """
+        for start in range(0, count, self.size):
+            if start + self.rank < count:
+                yield start + self.rank, True
+            elif self.in_step:
+                yield 0, False
 
     def sums(self, numbers: Sequence[float], device: torch.device) -> list[float]:
         """Each number added up over all processes, in double precision."""
@@ -39,6 +51,12 @@ class World:
         """Add each tensor up over all processes, in place."""
         for tensor in tensors if self.size > 1 else ():
             dist.all_reduce(tensor)
+
+    def same(self, tensor: Tensor) -> Tensor:
+        """The tensor of the first process, in all of them."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -52,6 +52,7 @@ class Train:
     tie_embeddings: bool | None = None  # of full finetuning: one weight for embedding and head; None: as the model is
     chunk_size: int = 256  # positions whose logits are in memory at once
     activation_checkpointing: bool = False  # compute layers again in backward instead of keeping what they made
+    shard: Literal["auto"] | bool = "auto"  # over processes, by FSDP2; auto: on CUDA, where the model allows it
     keep: int = 2  # newest checkpoints
     keep_best: bool = True
     patience: int | None = None  # evaluations without a better loss that end the run

@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_finetune.layout import Layout
 from llm_finetune.optimizers import Optimizers
 from llm_finetune.settings import Eval, Settings, make_settings
 from llm_sepweight import WeightsError, read_json
-from llm_sepweight.atomic import atomic_folder, sync_folder
-from llm_sepweight.stored import write_safetensors
+from llm_sepweight.atomic import atomic_file, atomic_folder, sync_folder
+from llm_sepweight.stored import Pending, write_file
 
 VERSION = 1
 TRAINED, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
-_WHEN = "save_interval log_interval epochs max_steps max_tokens max_time keep keep_best patience"
+_WHEN = "save_interval log_interval epochs max_steps max_tokens max_time keep keep_best patience shard"
 MAY_CHANGE = {  # settings that say when to stop, log or save, and what changes a result in its last bits alone
     "train": frozenset(f"{_WHEN} micro_batch_size chunk_size activation_checkpointing".split()),
     "eval": frozenset(each.name for each in fields(Eval)),
@@ -63,7 +64,7 @@ class Snapshot:
     """What a checkpoint is made of and read into. `model` and `data` are fingerprints of what it doesn't hold."""
 
     method: str
-    parameters: Mapping[str, nn.Parameter]
+    layout: Layout
     optimizers: Optimizers
     settings: Settings
     model: str
@@ -71,17 +72,21 @@ class Snapshot:
     progress: Progress = field(default_factory=Progress)
 
 
-def save(out_dir: Path, snapshot: Snapshot) -> Path:
-    """Write the checkpoint of the present step into out_dir; the one that is there already if it is whole."""
-    path = path_of(out_dir, snapshot.progress.step)
-    if path.exists() and _problem(path) is None:
+def save(out_dir: Path, snapshot: Snapshot, *, first: bool = True) -> Path:
+    """Write the checkpoint of the present step into out_dir, a tensor at a time; all processes do, the first writes."""
+    path, layout = path_of(out_dir, snapshot.progress.step), snapshot.layout
+    tensors, numbers = snapshot.optimizers.state()
+    trained = {name: layout.pending(name, each) for name, each in layout.parameters.items()}
+    kept = {name: layout.pending(name.rpartition("/")[0], each) for name, each in tensors.items()}
+    if not first:
+        for part in (trained, kept):
+            _read_along(part)
         return path
     if path.exists():
         _remove(path)
-    tensors, numbers = snapshot.optimizers.state()
     with atomic_folder(path) as folder:
-        write_safetensors(folder / TRAINED, dict(snapshot.parameters))
-        write_safetensors(folder / OPTIMIZER, tensors)
+        _write(folder / TRAINED, trained)
+        _write(folder / OPTIMIZER, kept)
         files = {name: _size_and_sum(folder / name) for name in (TRAINED, OPTIMIZER)}
         state = {
             "version": VERSION,
@@ -97,6 +102,12 @@ def save(out_dir: Path, snapshot: Snapshot) -> Path:
         }
         (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def is_saved(out_dir: Path, snapshot: Snapshot) -> bool:
+    """Whether the whole checkpoint of the present step is there."""
+    path = path_of(out_dir, snapshot.progress.step)
+    return path.exists() and _problem(path) is None
 
 
 def path_of(out_dir: Path, step: int) -> Path:
@@ -127,9 +138,10 @@ def restore(path: Path, snapshot: Snapshot) -> list[str]:
         if _size_and_sum(path / name) != [size, checksum]:
             raise ResumeError(f"{path / name}: damaged, its checksum differs; resume from an earlier checkpoint")
     trained, kept = _tensors(path / TRAINED), _tensors(path / OPTIMIZER)
-    _require_parameters(path, trained, snapshot.parameters)
-    snapshot.optimizers.restore((kept, state["optimizer"]))
-    _load(trained, snapshot.parameters)
+    _require_parameters(path, trained, snapshot.layout)
+    own = {name: snapshot.layout.own(name.rpartition("/")[0], each) for name, each in kept.items()}
+    snapshot.optimizers.restore((own, state["optimizer"]))
+    _load(trained, snapshot.layout)
     for name, value in state["progress"].items():
         setattr(snapshot.progress, name, value)
     return _notes(state)
@@ -138,8 +150,8 @@ def restore(path: Path, snapshot: Snapshot) -> list[str]:
 def read_trained(path: Path, snapshot: Snapshot) -> None:
     """Read the trained parameters of a checkpoint of this run, and nothing else of it."""
     trained = _tensors(path / TRAINED)
-    _require_parameters(path, trained, snapshot.parameters)
-    _load(trained, snapshot.parameters)
+    _require_parameters(path, trained, snapshot.layout)
+    _load(trained, snapshot.layout)
 
 
 def prune(out_dir: Path, keep: int, best: int | None) -> None:
@@ -223,19 +235,31 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], group: str = "")
             yield f"{group}{'.' * bool(group)}{name}, which was {before[name]} and is {value}"
 
 
-def _require_parameters(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _require_parameters(path: Path, found: Mapping[str, Tensor], layout: Layout) -> None:
+    wanted = layout.parameters
     if found.keys() != wanted.keys():
         other = sorted(found.keys() ^ wanted.keys())[0]
         raise ResumeError(f"{path}: other parameters train here than there, such as {other}")
     for name, tensor in found.items():
-        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
+        if (tensor.shape, tensor.dtype) != (layout.shape(name), wanted[name].dtype):
             raise ResumeError(f"{path}: {name} has another shape or dtype here")
 
 
 @torch.no_grad()
-def _load(found: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(found[name])
+def _load(found: Mapping[str, Tensor], layout: Layout) -> None:
+    for name, parameter in layout.parameters.items():
+        parameter.copy_(layout.own(name, found[name]))
+
+
+def _write(path: Path, tensors: Mapping[str, Pending]) -> None:
+    with atomic_file(path) as file:
+        write_file(file, tensors, path)
+
+
+def _read_along(tensors: Mapping[str, Pending]) -> None:
+    """Read each tensor when `write_file` does, in another process, so that parts can come together there."""
+    for name in sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize):
+        tensors[name].read()
 
 
 def _notes(state: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from llm_finetune.batches import Sample
 from llm_finetune.evaluate import mode
 from llm_finetune.feeding import Rows
+from llm_finetune.parallel import World, world
 from llm_finetune.settings import Settings
 from llm_tokenizer import Tokenizer
 
@@ -22,7 +23,7 @@ def sample(model: Any, tokenizer: Tokenizer, rows: Rows, settings: Settings) -> 
     ids = prompt_ids(_row(rows, settings))
     assert settings.eval.max_new_tokens is not None
     room = min(settings.eval.max_new_tokens, model.config.max_positions - len(ids))
-    found = continue_greedily(model, ids, room, tokenizer.end_ids)
+    found = continue_greedily(model, ids, room, tokenizer.end_ids, world())
     return tokenizer.decode(ids, skip_special=False), tokenizer.decode(found)
 
 
@@ -33,8 +34,14 @@ def prompt_ids(row: Sample) -> list[int]:
 
 
 @torch.no_grad()
-def continue_greedily(model: Any, ids: Sequence[int], count: int, ends: Sequence[int] = ()) -> list[int]:
-    """Up to `count` ids that the model finds likeliest after `ids`, one after the other; one of `ends` isn't given."""
+def continue_greedily(
+    model: Any, ids: Sequence[int], count: int, ends: Sequence[int] = (), world: World | None = None
+) -> list[int]:
+    """Up to `count` ids that the model finds likeliest after `ids`, one after the other; one of `ends` isn't given.
+
+    All processes of `world` write together, and the first one chooses, so that none waits for another.
+    """
+    world = world or World()
     found: list[int] = []
     if count < 1:
         return found
@@ -43,6 +50,7 @@ def continue_greedily(model: Any, ids: Sequence[int], count: int, ends: Sequence
     with mode(model, training=False):
         while len(found) < count:
             x = model(x, cache, last_only=True)[:, -1].argmax(-1, keepdim=True)  # (1, 1)
+            x = world.same(x.contiguous())
             if int(x) in ends:
                 break
             found.append(int(x))

@@ -5,7 +5,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.feeding import Feed, Rows, fingerprint, places
 from llm_finetune.gradients import Gradients
 from llm_finetune.history import History
+from llm_finetune.layout import Layout
 from llm_finetune.methods import Method
-from llm_finetune.objectives import Dpo, Objective, objective
+from llm_finetune.objectives import Dpo, Objective, Reference, objective
 from llm_finetune.optimizers import build_optimizers
 from llm_finetune.parallel import world
 from llm_finetune.precision import LossScale, computing, convert
 from llm_finetune.schedules import schedule
 from llm_finetune.settings import Settings
+from llm_finetune.sharding import Sharded, is_wanted
 from llm_finetune.state import Progress, Snapshot
 from llm_finetune.texts import sample
 from llm_finetune.tying import tie_embeddings
@@ -55,17 +57,21 @@ class Trainer:
             raise ValueError("train.tie_embeddings is of full finetuning; leave it out, for the base keeps its weights")
         tie_embeddings(model, settings.train.tie_embeddings)
         method.prepare(model)
-        self.objective: Objective = objective(settings, rows.train, lambda: method.reference(model))
-        parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        self.world, self.device = world(), next(model.parameters()).device
-        self.gradients = Gradients(parameters, self.world)
+        shards = is_wanted(model, settings, world())
+        self.world = replace(world(), in_step=shards)
+        self.objective: Objective = objective(settings, rows.train, self._reference)
+        rates, base = method.rates(model), state.fingerprint(model, whole=isinstance(self.objective, Dpo))
+        self.sharded = Sharded(model) if shards else None
+        layout = Layout({name: each for name, each in model.named_parameters() if each.requires_grad})
+        self.device = next(model.parameters()).device
+        self.gradients = Gradients(layout.parameters, self.world, layout.parts)
         self.history = History(out_dir if self.world.first else None)
         self.snapshot = Snapshot(
             method=method.name,
-            parameters=parameters,
-            optimizers=build_optimizers(parameters, settings, scales=method.rates(model)),
+            layout=layout,
+            optimizers=build_optimizers(layout.parameters, settings, scales=rates),
             settings=settings,
-            model=state.fingerprint(model, whole=isinstance(self.objective, Dpo)),
+            model=base,
             data=fingerprint(rows),
         )
         self.scale = LossScale(settings.precision, self.progress)
@@ -116,6 +122,8 @@ class Trainer:
         progress = self.progress
         self.interrupted = self.interrupted and not self._ended
         self._save()
+        self._take_best()
+        after = None if self.interrupted else self._sample()
         final = None if self.interrupted else self._final()
         run = Run(
             final=final,
@@ -125,7 +133,7 @@ class Trainer:
             val_loss=progress.val_loss,
             interrupted=self.interrupted,
             before=self._before,
-            after=None if self.interrupted else self._sample(),
+            after=after,
             history=tuple(self.history.rows),
         )
         self._event("end", final=final, interrupted=self.interrupted)
@@ -137,12 +145,13 @@ class Trainer:
         weight, total = sum(self.objective.weight(items) for items in micros), 0.0
         row = {"step": step + 1, "epoch": round(self.feed.epoch(step + 1), 4), "learning_rate": self.rate(step)}
         if weight > 0:
-            mine = range(len(micros))[self.world.rank :: self.world.size]
-            for number, items in ((each, micros[each]) for each in mine):
+            mine = list(self.world.share(len(micros)))
+            for number, counts in mine:
                 with self._computing(f"{self.settings.seed} {step} {number}"):
-                    loss = self.objective.loss(self.model, items)
+                    loss = self.objective.loss(self.model, micros[number]) * counts
                 (loss / weight * self.scale.value).backward()
-                if number != mine[-1]:
+                self.snapshot.layout.take_gradients()
+                if (number, counts) != mine[-1]:
                     self.gradients.collect()
                 total += float(loss.detach())
             self.gradients.finish()
@@ -154,6 +163,18 @@ class Trainer:
         self.progress.tokens += sum(places(item) for items in micros for item in items)
         self.progress.trained_tokens += weight
         return row
+
+    def _reference(self) -> Reference:
+        """What preferences are compared with, which is sharded as the model is where it is a second one."""
+        reference = self.method.reference(self.model)
+        with reference(self.model) as before:
+            if self.world.in_step and before is not self.model:
+                Sharded(before)
+        return reference
+
+    def _rest(self) -> None:
+        if self.sharded is not None:
+            self.sharded.rest()
 
     def _update(self, row: Mapping[str, float], step: int) -> dict[str, float]:
         """The step of the optimizers by these gradients; gives their norm, or nothing where it was left out."""
@@ -184,6 +205,7 @@ class Trainer:
 
     def _evaluate(self, row: dict[str, float]) -> None:
         loss = evaluate(self.model, self.objective, self.rows.val, self.settings, self.world)
+        self._rest()
         progress = self.progress
         progress.val_loss = loss
         if loss == loss and (progress.best_loss is None or loss < progress.best_loss):  # NaN without a trained token
@@ -201,6 +223,7 @@ class Trainer:
         if self._tokenizer is None or self.settings.eval.max_new_tokens is None:
             return None
         prompt, text = sample(self.model, self._tokenizer, self.rows, self.settings)
+        self._rest()
         self._event("sample", prompt=prompt, text=text)
         return text
 
@@ -212,20 +235,27 @@ class Trainer:
         if self.out_dir is None:
             return
         self._saved = state.path_of(self.out_dir, self.progress.step)
+        if not self._any(self.world.first and state.is_saved(self.out_dir, self.snapshot)):
+            state.save(self.out_dir, self.snapshot, first=self.world.first)
         if self.world.first:
-            state.save(self.out_dir, self.snapshot)
             best = self.progress.best_step if self.settings.train.keep_best else None
             state.prune(self.out_dir, self.settings.train.keep, best)
         self.world.wait()
         self._event("save", path=self._saved)
 
+    def _take_best(self) -> None:
+        """The best weights again where patience ended the run."""
+        if self.out_dir is not None and self.progress.stopped:
+            best = state.path_of(self.out_dir, self.progress.best_step or 0)
+            if best.exists():
+                state.read_trained(best, self.snapshot)
+
     def _final(self) -> Path | None:
-        """The folder of the result, with the best weights where patience ended the run; made once."""
+        """The folder of the result, made once; a sharded model is whole again, in the first process."""
+        if self.sharded is not None:
+            self.sharded.join(self.world.first)
         if self.out_dir is None:
             return None
-        best = state.path_of(self.out_dir, self.progress.best_step or 0)
-        if self.progress.stopped and best.exists():
-            state.read_trained(best, self.snapshot)
         final = self.out_dir / run_folder.FINAL
         if self.world.first and not final.exists():
             self.method.finish(self.model, final, self._tokenizer)
