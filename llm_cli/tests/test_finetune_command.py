@@ -236,7 +236,7 @@ def test_wrong_usage_is_one_sentence(llm: Any, line: str, sentence: str) -> None
         ("finetune --data none.json", "none.json"),
         ("finetune none --data my.json", "there is no model 'none'"),
         ("finetune", "data"),
-        ("finetune --data my.json --devices 2", "several devices are not available in this version"),
+        ("finetune --data my.json --num_nodes 2", "begin the command with: torchrun --nnodes=2 --nproc-per-node=1"),
         ("finetune --data my.json --logger_name wandb", "the logger wandb is not available in this version"),
     ],
 )
@@ -329,3 +329,22 @@ def test_an_interrupted_run_is_saved_and_tells_how_to_go_on(llm: Any, tmp_path: 
     assert out == "o/final\n"
     assert f"step {step + 1}:" in err
     assert f"step {step}:" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["finetune", "finetune_full"])
+def test_two_processes_give_what_one_gives(llm: Any, command: str) -> None:
+    """By gloo on the processor: the losses but for rounding, one line on stdout, and each thing told once."""
+    options = ["--data", "my.json", *FEW, "--train.global_batch_size", "4", "--precision", "32-true"]
+    llm(command, *options, "--out_dir", "one")
+    line = [sys.executable, "-m", "llm_cli", command, *options, "--devices", "2", "--out_dir", "two"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "two/final\n"), done.stderr
+    assert done.stderr.count("step 3:") == 1
+    losses = [_losses(Path(folder)) for folder in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert read_settings("two/settings.yaml").devices == 2
+
+
+def _losses(folder: Path) -> list[float]:
+    return [float(line.split(",")[2]) for line in (folder / "metrics.csv").read_text().splitlines()[1:]]

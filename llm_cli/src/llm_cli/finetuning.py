@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_cli.commands.finetune_options import named
@@ -22,10 +25,23 @@ def run(method: MethodName | None, model: str | None, given: dict[str, Any]) -> 
     job = read_job(method, model, given)
     from llm_cli import models
 
-    folder = models.resolve(job.model, access_token=access_token)
+    folder = models.resolve(job.model, access_token=access_token)  # here, so that several processes needn't fetch it
+    devices = _devices(job)
+    if devices > 1 and job.num_nodes == 1 and "WORLD_SIZE" not in os.environ:
+        from llm_finetune.launching import launch
+
+        return launch([sys.executable, "-m", "llm_cli", *sys.argv[1:]], devices)
+    return train(job, folder, devices)
+
+
+def train(job: Job, folder: Path, devices: int) -> int:
+    """Finetune as one of the processes that there are; the first one prints the folder, and tells of the run."""
+    from llm_finetune.launching import started
+    from llm_finetune.parallel import world
     from llm_finetune.running import run_job
 
-    with stopping() as (seen, asked):
+    with started(devices, job.num_nodes), stopping(at_once=devices * job.num_nodes > 1) as (seen, asked):
+        first = world().first
 
         def on_event(event: Event) -> None:
             seen(event)
@@ -33,25 +49,30 @@ def run(method: MethodName | None, model: str | None, given: dict[str, Any]) -> 
 
         done = run_job(job, folder, base=_name(job.model), on_event=on_event, stop=asked)
     if done.interrupted:
-        write_notice(f"interrupted and saved; to go on: {resuming(job)}")
+        if first:
+            write_notice(f"interrupted and saved; to go on: {resuming(job)}")
         return INTERRUPTED
-    write_lines(str(done.final))
+    if first:
+        write_lines(str(done.final))
     return DONE
 
 
 @contextmanager
-def stopping() -> Iterator[tuple[Callable[[Event], None], Callable[[], bool]]]:
-    """From the start of a run, Ctrl-C and SIGTERM end it after its running step; what comes earlier ends it at once.
+def stopping(*, at_once: bool) -> Iterator[tuple[Callable[[Event], None], Callable[[], bool]]]:
+    """From the start of a run, Ctrl-C and SIGTERM end it after its running step; what comes earlier ends the process.
 
-    Gives what is to see the run's events, and what tells whether it was asked to stop.
+    Gives what is to see the run's events, and what tells whether it was asked to stop. With `at_once` the signals are
+    kept from the beginning: one of several processes must not leave the others waiting, and only the first sees events.
     """
     from llm_finetune.signals import stop_on_signals
 
     asked: list[Callable[[], bool]] = []
     with ExitStack() as stack:
+        if at_once:
+            asked.append(stack.enter_context(stop_on_signals()))
 
         def seen(event: Event) -> None:
-            if event.kind == "start":
+            if event.kind == "start" and not asked:
                 asked.append(stack.enter_context(stop_on_signals()))
 
         yield seen, lambda: any(each() for each in asked)
@@ -99,10 +120,17 @@ def _line(event: Event) -> str | None:
     return f"saved {values['path']}" if event.kind == "save" else None
 
 
+def _devices(job: Job) -> int:
+    """How many processes of this machine train: as many as asked for, or as there are CUDA devices."""
+    if job.devices != "auto":
+        return job.devices
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 def _name(model: str | None) -> str | None:
     """What an adapter calls its base model: a hub id as it is, None for the folder's path."""
-    from pathlib import Path
-
     from llm_cli.models import HUB_ID
 
     return model if model is not None and HUB_ID.fullmatch(model) and not Path(model).exists() else None

@@ -63,6 +63,7 @@ HELP = {
     "train.tie_embeddings": "Whether embedding and head are one weight, in full finetuning; default: as they are.",
     "train.chunk_size": "Positions whose logits are in memory at once.",
     "train.activation_checkpointing": "Compute layers again in backward: less memory, a third more time.",
+    "train.shard": "Part the model over several devices (FSDP2): true, false, or auto for CUDA where it can be.",
     "train.keep": "Newest checkpoints that are kept.",
     "train.keep_best": "Keep the checkpoint with the least validation loss too.",
     "train.patience": "Evaluations without a better loss that end the run.",

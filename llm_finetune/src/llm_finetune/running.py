@@ -71,7 +71,5 @@ def read_data(job: Job, folder: str | Path) -> tuple[Tokenizer, Dataset]:
 
 def _require_available(job: Job) -> None:
     """ValueError for what this version doesn't do."""
-    if job.devices not in (1, "auto") or job.num_nodes != 1:
-        raise ValueError("several devices are not available in this version; leave devices and num_nodes out")
     if job.logger_name != "csv":
         raise ValueError(f"the logger {job.logger_name} is not available in this version; metrics.csv is always there")
