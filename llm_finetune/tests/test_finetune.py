@@ -62,6 +62,11 @@ def test_events_carry_the_numbers_of_metrics_csv(make_model: Any, tmp_path: Path
     assert steps[-1]["tokens"] == 3 * 4 * 11
     assert steps[-1]["trained_tokens"] == 3 * 4 * 9
     assert run.train_loss == steps[-1]["loss"]
+    assert all(row["tokens_per_second"] > 0 for row in steps)
+    start = events[0].values
+    assert (start["steps"], start["rows"], start["tokens"], start["processes"]) == (3, 24, 0, 1)
+    taken = sum(4 * 11 / row["tokens_per_second"] for row in steps)
+    assert 0 < taken <= steps[-1]["seconds"] + 0.01
 
 
 def test_validation_is_weighted_by_tokens(make_model: Any) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that a run tells of: its start, a logged step, an evaluation, a text, a checkpoint or its end."""
+    """Something that a run tells of: its start, a logged step, an evaluation, a text, a checkpoint or its end.
+
+    `step` is how many are done. The values of "start" are the `steps` and `rows` of the run, the `tokens` and `seconds`
+    that are behind it where it goes on, its `processes` and `settings`; of "step" a row of metrics.csv and
+    `tokens_per_second`, of steps alone since the last one told; of "eval" `val_loss`, `best_loss` and `best_step`; of
+    "sample" `prompt` and `text`; of "save" `path`; of "end" `final` and `interrupted`.
+    """
 
     kind: str  # "start", "step", "eval", "sample", "save" or "end"
     step: int

@@ -50,6 +50,7 @@ class Trainer:
         self._tokenizer, self._tell, self._stop = tokenizer, tell, stop
         self._saved = state.newest(out_dir) if out_dir else None
         self._before: str | None = None
+        self._told, self._busy = 0, 0.0  # tokens at the last step that was told, and seconds in steps since
         self.feed = Feed(rows, settings)
         self.rate = schedule(settings, self.feed.steps)
         convert(model, settings.precision)
@@ -93,16 +94,21 @@ class Trainer:
             self.history.cut(-1 if path is None else self.progress.step)
         if not self._ended:
             run_folder.require_unfinished(self.out_dir)
-        self._event("start", steps=self.feed.steps, rows=len(self.rows.train), settings=asdict(self.settings))
+        told = {"steps": self.feed.steps, "rows": len(self.rows.train), "settings": asdict(self.settings)}
+        told |= {"tokens": self.progress.tokens, "seconds": self.progress.seconds, "processes": self.world.size}
+        self._event("start", **told)
         if self.settings.eval.initial_validation and path is None and self.rows.val:
             self._evaluate({})
 
     def train(self) -> None:
         """Step after step, with what is due after each, until the run or its time is over or someone stops it."""
         train, started = self.settings.train, time.monotonic() - self.progress.seconds
+        self._told, self._busy = self.progress.tokens, 0.0
         over = False
         while not self._ended and not self.interrupted and not over:
+            begun = time.monotonic()
             row = self._step()
+            self._busy += time.monotonic() - begun
             self.progress.seconds = time.monotonic() - started
             row |= {"tokens": self.progress.tokens, "trained_tokens": self.progress.trained_tokens}
             row |= {"seconds": round(self.progress.seconds, 3)}
@@ -229,7 +235,9 @@ class Trainer:
 
     def _log(self, row: dict[str, float]) -> None:
         self.history.add(row)
-        self._event("step", **row)
+        done, busy = self.progress.tokens - self._told, self._busy
+        self._told, self._busy = self.progress.tokens, 0.0
+        self._event("step", **row, **({"tokens_per_second": done / busy} if done and busy else {}))
 
     def _save(self) -> None:
         if self.out_dir is None:
