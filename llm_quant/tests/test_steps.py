@@ -82,3 +82,43 @@ def test_what_torch_has_to_do() -> None:
     with torch.no_grad():
         assert (steps.rms_norm(x, weight, 1e-5) is None) == (native.level() is None)
     assert steps.silu_gate(torch.randn(3), torch.randn(1)) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 15, 64, 768])
+def test_norm_backward(level: str, dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(width)
+    x, weight, d = torch.randn(5, 3, width).to(dtype), torch.randn(width).to(dtype), torch.randn(5, 3, width).to(dtype)
+    found = steps.norm_backward(x, weight, d, 1e-5)
+    assert found is not None
+    wide = x.double().requires_grad_()
+    (F.rms_norm(wide, (width,), None, 1e-5) * weight.double()).backward(d.double())
+    assert wide.grad is not None
+    step = 2**-8 if dtype == torch.bfloat16 else 2**-20
+    # the two terms of the gradient may cancel: what counts is their size
+    terms = d.double() * weight.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-5)
+    assert_close(found.double(), wide.grad, rtol=step, atol=step * float(terms.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gated_backward(level: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ends = torch.tensor([0.0, -0.0, 200.0, -200.0, 88.5, -88.5, 1e-30])
+    gate = torch.cat((10 * torch.randn(9000), ends)).to(dtype)
+    up, d = torch.randn(9007).to(dtype), torch.randn(9007).to(dtype)
+    found = steps.gated_backward(gate, up, d)
+    assert found is not None
+    inputs = [each.double().requires_grad_() for each in (gate, up)]
+    (F.silu(inputs[0]) * inputs[1]).backward(d.double())
+    step = 2**-8 if dtype == torch.bfloat16 else 2**-19
+    for one, other in zip(found, inputs, strict=True):
+        assert other.grad is not None
+        assert_close(one.double(), other.grad, rtol=step, atol=step * 1e-2)
+
+
+def test_gradients_are_left_to_torch_where_the_kernels_do_not_serve(level: str) -> None:
+    x = torch.randn(4, 64, dtype=torch.float64)
+    assert steps.norm_backward(x, x[0], x, 1e-5) is None
+    assert steps.gated_backward(x, x, x) is None
+    apart = torch.randn(64, 4).t()
+    assert steps.norm_backward(apart, apart[0].contiguous(), apart, 1e-5) is None

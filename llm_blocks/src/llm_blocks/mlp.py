@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_blocks import training
 from llm_quant import QuantizedStack, Stacked, steps
 
 Activation = Callable[[Tensor], Tensor]
@@ -33,6 +34,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv 2002.05202)."""
+    if training.applies(gate, up):
+        return training.SiluGate.apply(gate, up)
     y = steps.silu_gate(gate, up)
     return F.silu(gate) * up if y is None else y
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from llm_blocks import training
 from llm_blocks.rope_config import Rope, yarn_scale
 from llm_quant import steps
 
@@ -46,6 +47,8 @@ def rotate(x: Tensor, table: RopeTable) -> Tensor:
     Where the table is narrower than the heads, the dimensions after its R stay as they are.
     """
     cos, signed_sin = table
+    if training.applies(x, cos):
+        return training.Rotate.apply(x, cos, signed_sin)
     turned = steps.rotate(x, cos, signed_sin)
     if turned is not None:
         return turned

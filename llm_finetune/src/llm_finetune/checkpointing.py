@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from llm_finetune.products import again
+
 
 @contextmanager
 def recomputed(model: Any, wanted: bool = True) -> Iterator[None]:
@@ -30,4 +32,4 @@ def recomputed(model: Any, wanted: bool = True) -> Iterator[None]:
 def _run(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=again)

@@ -18,6 +18,7 @@ from llm_blocks.replacing import put
 from llm_finetune.dora import Dora
 from llm_finetune.linears import bias_of, device_of, is_linear, row_squares, sizes_of, weight_times
 from llm_finetune.lora_settings import Lora
+from llm_finetune.products import LowRankProduct, serves
 from llm_finetune.slots import WHOLE, LowRank, Slot, add_part, mixed_seed, of_part
 
 Choice = str | Mapping[str, float] | None
@@ -41,6 +42,12 @@ class LoraLinear(nn.Module):
         self.active: dict[str, float] = {}
 
     def forward(self, x: Tensor) -> Tensor:
+        slot = self._alone()
+        if slot is not None and isinstance(self.base, nn.Linear) and serves(x, self.base.weight, self.base.bias):
+            pair: Any = slot.pairs[WHOLE]
+            return LowRankProduct.apply(
+                x, slot.dropped(x), self.base.weight, self.base.bias, pair.a, pair.b, slot.scale
+            )
         y = out = self.base(x)
         for name, weight in self.active.items():
             slot: Any = self.slots[name]
@@ -51,6 +58,14 @@ class LoraLinear(nn.Module):
                 delta = self._delta(pair, given, again, slot.scale, part)
                 out = add_part(out, delta if weight == 1 else delta * weight, self.parts, part)
         return out
+
+    def _alone(self) -> Slot | None:
+        """The one adapter that is active, where it is plain LoRA of the whole layer."""
+        name = next(iter(self.active), None)
+        if name is None or len(self.active) > 1 or self.active[name] != 1:
+            return None
+        slot: Any = self.slots[name]
+        return slot if list(slot.pairs) == [WHOLE] and not slot.settings.dora else None
 
     def add_slot(self, name: str, parts: Sequence[str], lora: Lora, seeds: Mapping[str, int]) -> None:
         """Put a new adapter on some parts; `WHOLE` for the layer as it is."""

@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llm_finetune.products import again
+from llm_quant import workspace
+
 CHUNK = 256  # positions whose logits are there at once
+ROWS = 16  # positions whose logits stay in the cache of a processor from step to step
 
 
 def linear_cross_entropy(end: nn.Module, x: Tensor, targets: Tensor, weights: Tensor, *, chunk: int = CHUNK) -> Tensor:
@@ -48,7 +52,7 @@ def position_nll(end: nn.Module, x: Tensor, targets: Tensor, *, chunk: int = CHU
 
 
 def _again_in_backward(part: Callable[..., Tensor], x: Tensor, targets: Tensor) -> Tensor:
-    found = checkpoint(part, x, targets, use_reentrant=False)
+    found = checkpoint(part, x, targets, use_reentrant=False, context_fn=again)
     assert isinstance(found, Tensor)
     return found
 
@@ -61,7 +65,41 @@ def _check(x: Tensor, others: Tensor, chunk: int) -> None:
 
 
 def _nll(end: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(end(x[None])[0].float(), targets, reduction="none")  # (n,)
+    logits = end(x[None])[0]
+    if workspace.in_use() and logits.device.type == "cpu":
+        return _Nll.apply(logits, targets)
+    return F.cross_entropy(logits.float(), targets, reduction="none")  # (n,)
+
+
+class _Nll(torch.autograd.Function):
+    """The negative log-likelihood (n,) fp32 of targets (n,) after logits (n, V).
+
+    torch's own makes three tensors of (n, V) fp32, this one makes one and goes through it while it is in the cache. The
+    gradient is taken once, for it is made in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        powers = workspace.empty(logits.shape, torch.float32)
+        totals, found = logits.new_empty(targets.shape, dtype=torch.float32), []
+        for start in range(0, logits.size(0), ROWS):
+            rows = slice(start, start + ROWS)
+            each = powers[rows].copy_(logits[rows])
+            each -= each.amax(-1, keepdim=True)
+            found.append(each.gather(1, targets[rows, None])[:, 0])
+            torch.sum(each.exp_(), -1, out=totals[rows])
+        ctx.powers, ctx.totals, ctx.dtype = powers, totals, logits.dtype
+        ctx.save_for_backward(targets)
+        return totals.log() - torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        (factors,), (targets,) = outputs, ctx.saved_tensors
+        powers, ctx.powers = ctx.powers, None
+        assert powers is not None, "its memory was used by the first backward"
+        powers.mul_((factors / ctx.totals)[:, None])
+        powers.scatter_add_(1, targets[:, None], -factors[:, None])
+        return powers if ctx.dtype == torch.float32 else powers.to(ctx.dtype), None
 
 
 class _Chunked(torch.autograd.Function):

@@ -19,6 +19,7 @@ from llm_finetune.job_options import make_job
 from llm_finetune.lora_settings import Lora
 from llm_finetune.methods import Method
 from llm_finetune.parallel import world
+from llm_finetune.products import lean
 from llm_finetune.settings import Settings
 from llm_finetune.styles import Style
 from llm_finetune.trainer import Trainer
@@ -72,7 +73,7 @@ def finetune(
         tell = on_event or (lambda event: None)
         trainer = Trainer(trained, rows, settings, chosen, folder, tokenizer, tell, stop)
         trainer.begin(resume)
-        with mode(trained, training=True), recomputed(trained, settings.train.activation_checkpointing):
+        with mode(trained, training=True), recomputed(trained, settings.train.activation_checkpointing), lean():
             trainer.train()
         run = trainer.finish()
         if isinstance(data, Dataset) and tokenizer is not None and run.final is not None and world().first:

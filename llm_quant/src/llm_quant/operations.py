@@ -15,8 +15,9 @@ from torch import Tensor
 from llm_quant import native
 
 (
-    LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND
-) = range(14)  # fmt: skip
+    LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND,
+    NORM_BACKWARD, GATED_BACKWARD,
+) = range(16)  # fmt: skip
 TYPES = {**native.TYPES, torch.int8: 3}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_quant import native, operations
+from llm_quant import native, operations, workspace
 from llm_quant.operations import Operation
 
 WIDEST = 512  # size of a head
@@ -95,6 +95,25 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor | None:
     y = _like_heads(x, size)
     sizes = (batch * time, heads, size, cos.size(-1), time, cos.size(0) * time, *apart)
     return _computed(operations.ROTATE, (x, cos, signed_sin), y, sizes)
+
+
+def norm_backward(x: Tensor, weight: Tensor, d: Tensor, eps: float) -> Tensor | None:
+    """The gradient of x (..., C) where d is that of `rms_norm` without offset; None where torch has to do it."""
+    if not _applies(x, weight, d, most=MANY):
+        return None
+    size = (x.numel() // x.size(-1), x.size(-1))
+    y = workspace.empty(x.shape, x.dtype)
+    return _computed(operations.NORM_BACKWARD, (x, weight, d), y, size, number=(eps,))
+
+
+def gated_backward(gate: Tensor, up: Tensor, d: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The gradients of gate and up where d is that of silu(gate) * up, all of one shape; None where torch has to."""
+    if not _applies(gate, up, d, most=MANY):
+        return None
+    outputs = workspace.empty(gate.shape, gate.dtype), workspace.empty(gate.shape, gate.dtype)
+    made = Operation(code=operations.GATED_BACKWARD, inputs=(gate, up, d), outputs=outputs, size=(gate.numel(),))
+    operations.compute(made)
+    return outputs
 
 
 def store(k: Tensor, v: Tensor, cache: tuple[Tensor, ...], starts: Sequence[int], ends: Sequence[int]) -> bool:

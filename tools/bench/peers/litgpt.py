@@ -47,15 +47,14 @@ def _model(job: Job) -> Any:
 def _converted(job: Job) -> Path:
     folder = linked(job, "litgpt")
     if not (folder / "lit_model.pth").exists():
-        import_module("litgpt.config").name_to_config[folder.name] = _config(job, folder.name)
+        import_module("litgpt.config").name_to_config[folder.name] = hyperparameters(job.config, folder.name)
         script: Any = import_module("litgpt.scripts.convert_hf_checkpoint")
         script.convert_hf_checkpoint(folder, model_name=folder.name)
     return folder
 
 
-def _config(job: Job, name: str) -> dict[str, Any]:
-    """The checkpoint's hyperparameters in its words."""
-    raw = job.config
+def hyperparameters(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """Those of a Llama's config.json in its words."""
     return {
         "name": name,
         "block_size": raw["max_position_embeddings"],

@@ -17,8 +17,8 @@ def check_packed(make: Make, rows: Sequence[Sequence[int]]) -> None:
     """
     model, lengths = make("f"), [len(row) for row in rows]
     packed = torch.tensor([[token for row in rows for token in row]])  # (1, T)
-    together, learned = _forward_backward(model, lambda: model.end(model.hidden(packed, segments=lengths)))
-    alone, wanted = _forward_backward(model, lambda: torch.cat([model(torch.tensor([row])) for row in rows], dim=1))
+    together, learned = forward_backward(model, lambda: model.end(model.hidden(packed, segments=lengths)))
+    alone, wanted = forward_backward(model, lambda: torch.cat([model(torch.tensor([row])) for row in rows], dim=1))
     close(together, alone, f"packed texts of {lengths} ids")
     floor = max(float(gradient.abs().max()) for gradient in wanted.values()) / 100
     for name, gradient in wanted.items():
@@ -26,7 +26,7 @@ def check_packed(make: Make, rows: Sequence[Sequence[int]]) -> None:
         close(learned[name] / scale, gradient / scale, f"the gradient of {name} in a packed row of {lengths}")
 
 
-def _forward_backward(model: Any, forward: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def forward_backward(model: Any, forward: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (1, T, V), and the gradient by each parameter of their sum in fixed random weights.
 
     The model is left as it was found: whether its parameters are trainable, and their gradients.

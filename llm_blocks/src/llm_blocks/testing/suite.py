@@ -14,6 +14,7 @@ from llm_blocks.architectures import find
 from llm_blocks.loading import load, read_config
 from llm_blocks.testing import laws, parity
 from llm_blocks.testing.family import Case, Family, stored_again
+from llm_blocks.testing.gradients import check_gradients
 from llm_blocks.testing.packed import check_packed
 from llm_blocks.testing.parts import check_parts
 from llm_blocks.testing.quantized import check_quantized
@@ -78,6 +79,9 @@ def suite(family: Family) -> type:
         def test_a_packed_row_computes_and_learns_what_its_texts_do_alone(self, case: Case) -> None:
             check_packed(case.part, [case.ids(1, n)[0].tolist() for n in PACKED])
             check_packed(case.part, [case.ids(1, n)[0].tolist() for n in (9, 9)])
+
+        def test_gradients_are_those_of_torchs_operators(self, case: Case) -> None:
+            check_gradients(case.part, case.ids(1, 24)[0].tolist())
 
         @pytest.mark.parametrize("scheme", ["int8", "int4"])
         def test_quantized_weights_compute_what_they_stand_for(self, case: Case, scheme: Any) -> None:

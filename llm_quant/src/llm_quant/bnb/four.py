@@ -10,15 +10,16 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from llm_quant import workspace
 from llm_quant.bnb.layer import FLOATS, BnbLinear
 from llm_quant.bnb.library import library
 from llm_quant.canonical import PIECE
 
 BLOCK = 64
 NESTED_BLOCK = 256
+EXPANDED = 2**21  # numbers of a weight that are there at a time in a product
 
 Code: TypeAlias = Literal["nf4", "fp4"]
 TABLES: Mapping[Code, tuple[float, ...]] = {
@@ -66,7 +67,7 @@ class Bit4:
     def rows(self, dtype: torch.dtype) -> Iterator[Tensor]:
         """The weight, some rows (R, K) at a time, in one of `FLOATS`."""
         (n, k), scales = self.shape, self.scales()
-        step = max(PIECE // k // BLOCK, 1) * BLOCK  # of rows: whole blocks, whatever K is
+        step = max(EXPANDED // k // BLOCK, 1) * BLOCK  # of rows: whole blocks, whatever K is
         for first in range(0, n, step):
             count, start = min(step, n - first), first * k
             value = self.value[start // 2 : -(-(start + count * k) // 2)]
@@ -129,16 +130,22 @@ class Bit4Linear(BnbLinear):
     def times(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if x.is_cuda and self.in_features % BLOCK == 0:
             return _fused(x, self.weight, bias)
-        parts, first = [], 0
+        y, first = workspace.empty((x.size(0), self.out_features), x.dtype, x.device), 0
         for rows in self.weight.rows(x.dtype):
-            parts.append(F.linear(x, rows, None if bias is None else bias[first : first + rows.size(0)]))
-            first += rows.size(0)
-        return torch.cat(parts, dim=1)
+            here = slice(first, first + rows.size(0))
+            if bias is None:
+                torch.mm(x, rows.t(), out=y[:, here])
+            else:
+                torch.addmm(bias[here], x, rows.t(), out=y[:, here])
+            first = here.stop
+        return y
 
     def times_weight(self, grad: Tensor) -> Tensor:
-        total, first = grad.new_zeros(grad.size(0), self.in_features, dtype=torch.float32), 0
+        shape, first = (grad.size(0), self.in_features), 0
+        total = workspace.empty(shape, torch.float32, grad.device).zero_()
+        part = workspace.empty(shape, grad.dtype, grad.device)
         for rows in self.weight.rows(grad.dtype):
-            total += grad[:, first : first + rows.size(0)] @ rows
+            total += torch.mm(grad[:, first : first + rows.size(0)], rows, out=part)
             first += rows.size(0)
         return total
 

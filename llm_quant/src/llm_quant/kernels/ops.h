@@ -6,6 +6,7 @@
 #define LLM_QUANT_OPS_H
 
 #include "attend.h"
+#include "gradients.h"
 
 static inline float at(const void *x, int64_t index, int type) {
     return type == FLOAT32 ? ((const float *)x)[index] : from_bf16(((const uint16_t *)x)[index]);
@@ -169,6 +170,8 @@ static void step(const Op *op, const int64_t *starts, const int64_t *ends, int64
     case COPY: copy(op, task); break;
     case ROTATE: rotate(op, task); break;
     case STORE: store_row(op, starts, ends, task); break;
+    case NORM_BACKWARD: norm_backward(op, task); break;
+    case GATED_BACKWARD: gated_backward(op, from, to); break;
     case ATTEND: attend(op, starts, ends, task); break;
     default: elementwise(op, from, to);
     }

@@ -37,7 +37,7 @@ static inline int64_t tasks_of(const Op *op, const int64_t *ends) {
         int64_t share = share_of(&w, op->size[0]);
         return (blocks_of(&w) + share - 1) / share;
     }
-    case GELU: case CAP: case ADD: case MULTIPLY: case SCALE: case DIVIDE:
+    case GELU: case CAP: case ADD: case MULTIPLY: case SCALE: case DIVIDE: case GATED_BACKWARD:
         return (op->size[0] + PIECE - 1) / PIECE;
     case ATTEND: /* chunk by chunk of a kv head, then the next head */
         return most_chunks(op, ends) * op->size[0] * op->size[3];
