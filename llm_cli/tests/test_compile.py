@@ -22,7 +22,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 24, "ignore_eos"
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch, llm: LLM) -> LLM:
     monkeypatch.setattr(llm_blocks.compiled, "torch_compile", lambda function, *, device: function)
-    monkeypatch.setattr(llm, "_compiled", None)
+    monkeypatch.setattr(llm._placed, "compiled", None)
     return llm
 
 
@@ -45,8 +45,8 @@ def test_the_text_is_that_of_plain_steps(prompt: Any, options: dict[str, Any], u
     options = GREEDY | options
     wanted = uncompiled.generate(prompt, **options)
     assert _ids(uncompiled.generate(prompt, **options, compile=True)) == _ids(wanted)
-    assert uncompiled._compiled is not None
-    assert uncompiled._compiled.graphs, "no step was one that is compiled"
+    assert uncompiled._placed.compiled is not None
+    assert uncompiled._placed.compiled.graphs, "no step was one that is compiled"
 
 
 def test_two_generations_in_turn_have_caches_of_their_own(uncompiled: LLM) -> None:
@@ -79,11 +79,11 @@ def test_a_prompt_cache_of_the_model_is_not_taken_for_that_of_its_compiled_steps
 
 def test_weights_that_move_are_compiled_anew(uncompiled: LLM) -> None:
     uncompiled.generate("One", **GREEDY, compile=True)
-    before = uncompiled._compiled
+    before = uncompiled._placed.compiled
     uncompiled.distribute(accelerator="cpu", precision="32-true")
-    assert uncompiled._compiled is None
+    assert uncompiled._placed.compiled is None
     uncompiled.generate("One", **GREEDY, compile=True)
-    assert uncompiled._compiled is not before
+    assert uncompiled._placed.compiled is not before
 
 
 def test_compile_is_yes_or_no(llm: LLM) -> None:

@@ -307,7 +307,7 @@ def test_benchmark_takes_every_argument_of_generate(llm: LLM):
         ("temprature", "did you mean temperature?"),
         ("return_as_tokens_ids", "did you mean return_as_token_ids?"),
         ("Top_K", "did you mean top_k?"),
-        ("beams", "there are cache, compile, frequency_penalty, "),
+        ("beams", "there are adapter, cache, compile, frequency_penalty, "),
     ],
 )
 def test_a_misspelt_keyword_names_the_nearest(llm: LLM, keyword: str, words: str):

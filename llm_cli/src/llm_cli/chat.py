@@ -60,6 +60,7 @@ class ChatSession:
         self._keep: Callable[[], None] | None = None
         self._sent_from = 0  # messages before this one are left out, because the context is full
         self._answers = 0
+        self._adapter: tuple[str | None, ...] = ()  # what was chosen since loading
         self.set_system(sys_prompt)
 
     def start_from(self, cache: PromptCache, keep: Callable[[], None]) -> None:
@@ -96,6 +97,23 @@ class ChatSession:
         if text is not None and not self._reads(text):
             raise ValueError(NO_SYSTEM)
         self.sys_prompt = text
+
+    @property
+    def adapters(self) -> list[str]:
+        """Those that were loaded, by name."""
+        return self._llm.adapters
+
+    @property
+    def adapter(self) -> str | None:
+        """That which answers; None for the base model alone."""
+        return self._adapter[0] if self._adapter else next(iter(self.adapters), None)
+
+    def use_adapter(self, name: str | None) -> None:
+        """Have answers come from another adapter, or None, from now on. Raises ValueError for an unknown one."""
+        if name is not None and name not in self.adapters:
+            hint = suggestion(name, self.adapters) or f"; there are {', '.join(self.adapters) or 'none'}"
+            raise ValueError(f"there is no adapter {name!r}{hint}")
+        self._adapter = (name,)
 
     def set(self, key: str, value: str) -> Any:
         """Change a setting from its text ("none" for its default); the new value. Raises ValueError."""
@@ -160,7 +178,8 @@ class ChatSession:
     def _options(self) -> dict[str, Any]:
         """The settings; a seed gives each answer its own, so that an answer made again differs."""
         seed = self.settings.get("seed")
-        return {**self.settings, "seed": None if seed is None else seed + self._answers}
+        chosen = {"adapter": self._adapter[0]} if self._adapter else {}
+        return {**self.settings, **chosen, "seed": None if seed is None else seed + self._answers}
 
     def _answer(self, run: Generation, messages: list[Message]) -> Generator[str, None, None]:
         self._answers += 1

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 import llm_blocks
 from llm_blocks.mlp import Experts
+from llm_cli.adapters import base_path
 from llm_cli.checkpoints import MOST_PARTS, Checkpoint, open_checkpoint
 from llm_cli.matrices import unquantized
+from llm_cli.models import ModelNotFoundError
 from llm_cli.source import TOKENIZER_FILES
+from llm_finetune import base_of
+from llm_sepweight import read_json
+from llm_sepweight.formats.safetensors_file import SafetensorsFile
 from llm_tokenizer import Tokenizer, TokenizerError
 
 TOKENS = 1024
@@ -50,6 +55,34 @@ def describe(path: Path) -> dict[str, Any]:
         "tokenizer": _describe_tokenizer(path),
         "memory": _memory(model) if found.quantization is None else _quantized_memory(found),
     }
+
+
+def describe_adapter(folder: Path) -> dict[str, Any]:
+    """Kind, base and sizes of the adapter in a folder; its base is looked for, not read. Raises ValueError."""
+    raw = read_json(folder / "adapter_config.json")
+    shown = {"r": raw.get("r"), "alpha": raw.get("lora_alpha")}
+    kind = [str(raw.get("peft_type"))[:40], *(f"{name} {str(n)[:20]}" for name, n in shown.items() if n is not None)]
+    files = sorted(folder.glob("*.safetensors"))
+    infos = [info for file in files for info in SafetensorsFile(file).infos.values()]
+    return {
+        "path": str(folder),
+        "adapter": ", ".join(kind),
+        "base": base_of(folder),
+        **_base(folder),
+        "tensors": len(infos),
+        "parameters": sum(math.prod(info.shape) for info in infos),
+        "dtypes": sorted({str(info.dtype).removeprefix("torch.") for info in infos}),
+        "bytes": sum(file.stat().st_size for file in files),
+        "tokenizer": _describe_tokenizer(folder),
+    }
+
+
+def _base(folder: Path) -> dict[str, str | None]:
+    """Where the base is, or why it can't be told."""
+    try:
+        return {"base_path": str(base_path(folder, download=False)), "problem": None}
+    except ModelNotFoundError as error:
+        return {"base_path": None, "problem": str(error)}
 
 
 def presets() -> dict[str, list[str]]:

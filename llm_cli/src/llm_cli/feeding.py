@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_blocks import Recorded
+from llm_cli.adapters import recorded
 from llm_cli.completion import Row
 from llm_cli.pieces import dynamic_from
 from llm_cli.reading import PromptCache, prefill, rounded, spread
@@ -31,7 +31,7 @@ class Feeder:
     ) -> None:
         self._model, self._prompts, self._rows, self._cache = model, prompts, rows, cache
         self._limit, self._fixed_length = limit, fixed_length
-        self._step = Recorded(model)
+        self._step = recorded(model)
         self.kv: Any = None
         self.texts: Progress | None = None
         """Prompts and answers as they are now; needed by `several` alone."""

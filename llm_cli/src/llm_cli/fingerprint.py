@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import llm_quant
+from llm_cli.adapters import active
 
 SAMPLES = 64  # numbers of a tensor whose places count too
 
@@ -17,10 +18,10 @@ SAMPLES = 64  # numbers of a tensor whose places count too
 def fingerprint(model: Any) -> str:
     """64 hexadecimal digits that are equal for equal models, and in practice for no others.
 
-    They depend on the configuration and on every tensor's name, shape, dtype and bytes, so on precision, quantization
-    and the layout of quantized weights too, but on no device. Each tensor is read once and added up, which is quicker
-    than a forward; that tells models apart that were trained, rounded or edited otherwise, not what somebody has made
-    alike on purpose.
+    They depend on the configuration, the adapters that are active and every tensor's name, shape, dtype and bytes, so
+    on precision, quantization and the layout of quantized weights too, but on no device. Each tensor is read once and
+    added up, which is quicker than a forward; that tells models apart that were trained, rounded or edited otherwise,
+    not what somebody has made alike on purpose.
     """
     digest = hashlib.sha256()
     for line in _lines(model):
@@ -40,7 +41,7 @@ def surroundings(model: Any) -> dict[str, str]:
 
 
 def _lines(model: Any) -> Iterator[Any]:
-    yield model.config.to_hf(), str(model.part)
+    yield model.config.to_hf(), str(model.part), *active(model)
     for kind in (model.named_parameters, model.named_buffers):
         for name, tensor in kind(remove_duplicate=False):
             yield name, str(tensor.dtype), list(tensor.shape), *_sums(tensor)

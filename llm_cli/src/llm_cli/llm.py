@@ -1,41 +1,40 @@
 """The class that composes the family: weights, model, tokenizer and sampler. Shapes: B batch, T time, V vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor
 
-from llm_blocks import CompiledDecoder
 from llm_cli import belonging
 from llm_cli.benchmark import Measures, run_benchmark
+from llm_cli.call import Call
 from llm_cli.completion import Completion
 from llm_cli.generation import Generation, ids_of, result_of, texts_of
 from llm_cli.huge_pages import Settling
+from llm_cli.learning import finetuned
 from llm_cli.opening import open_model
-from llm_cli.options import GenerateOptions, Options, check_keywords
+from llm_cli.options import GenerateOptions
 from llm_cli.pairing import check_pair, precision_of
-from llm_cli.placement import Placement, check_change, place, placed
-from llm_cli.prompts import Prompt, Prompts, as_list, is_continued
-from llm_cli.source import Source, change, write_checkpoint
+from llm_cli.placement import place, placed
+from llm_cli.prompts import Prompt, Prompts, as_list
+from llm_cli.running import Running
+from llm_cli.source import Source, write_checkpoint
 from llm_tokenizer import Tokenizer
 
 
 class LLM:
     """A language model with its tokenizer: `LLM.load(...)`, then `generate`."""
 
-    def __init__(self, source: Source, tokenizer: Tokenizer | None) -> None:
-        self._source, self._tokenizer = source, tokenizer
-        self._model: Any = None
-        self._placement: Placement | None = None
+    def __init__(self, source: Source, tokenizer: Tokenizer | None, adapters: Mapping[str, Path] | None = None) -> None:
+        self._source, self._tokenizer, self._adapters = source, tokenizer, dict(adapters or {})
+        self._running: Running | None = None
         self._draft: LLM | None = None
-        self._compiled: CompiledDecoder | None = None
-        self._settling: Settling | None = None
 
     def __repr__(self) -> str:
         path = "random weights" if self._source.path is None else repr(str(self._source.path))
-        return f"<LLM {self.config.model_type}: {placed(self._model)}, {path}>"
+        return f"<LLM {self.config.model_type}: {placed(self._running and self._running.model)}, {path}>"
 
     @classmethod
     def load(
@@ -48,8 +47,12 @@ class LLM:
         *,
         seed: int = 0,
         draft_model: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> Self:
         """Load a model: a folder, a name under checkpoints/, a hub id (fetched when absent), or None for the demo.
+
+        An adapter's folder is its base model with the adapter; `adapters` are more of them by name, of which the first
+        is used unless a call says otherwise.
 
         init="random" takes the name of a preset or a folder with config.json and needs `tokenizer_dir`; `seed` sets
         the weights. distribute=None reads no weights until `.distribute(...)` says where they go. `draft_model` names
@@ -58,7 +61,7 @@ class LLM:
         """
         if distribute not in ("auto", None):
             raise ValueError(f"distribute must be 'auto' or None (then call .distribute()), not {distribute!r}")
-        llm = cls(*open_model(model, init, tokenizer_dir, access_token, seed=seed))
+        llm = cls(*open_model(model, init, tokenizer_dir, access_token, seed=seed, named=adapters or {}))
         if draft_model is not None:
             draft = llm._draft = cls.load(draft_model, access_token=access_token, distribute=None)
             check_pair(llm._tokenizer, llm.config.vocab_size, draft._tokenizer, draft.config.vocab_size)
@@ -92,22 +95,29 @@ class LLM:
         what: dict[str, Any] = {"precision": precision, "quantize": quantize, "huge_pages": huge_pages}
         cache: dict[str, Any] = {"fixed_kv_cache_size": fixed_kv_cache_size, "kv_cache": kv_cache}
         placement = place(stored=stored, **where, **what, **cache)
-        if self._model is None:
-            self._model = self._source.build(placement)
+        if self._running is None:
+            self._running = Running.start(self._source, placement, self._adapters)
         else:
-            check_change(stored, self._placement, placement)
-            change(self._model, self._placement, placement)
-        self._placement, self._compiled = placement, None
+            self._running = self._running.moved(self._source, placement)
         if self._draft is not None:
             self._draft.distribute(accelerator, devices, precision_of(placement.dtype), kv_cache=kv_cache)
-        self._settling = Settling([llm._model for llm in (self, self._draft) if llm is not None], huge_pages)
+        self._running.settling = Settling([llm.model for llm in (self, self._draft) if llm is not None], huge_pages)
 
     @property
     def model(self) -> Any:
         """The `torch.nn.Module`. Raises ValueError before `.distribute()` when loaded with distribute=None."""
-        if self._model is None:
+        return self._placed.model
+
+    @property
+    def _placed(self) -> Running:
+        if self._running is None:
             raise ValueError("the weights are not loaded yet (distribute=None); call .distribute() first")
-        return self._model
+        return self._running
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that were loaded, the first of which is used unless a call says otherwise."""
+        return list(self._adapters if self._running is None else self._running.folders)
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +143,7 @@ class LLM:
     @property
     def context_length(self) -> int:
         """How many tokens prompt and answer may have together."""
-        fixed = None if self._placement is None else self._placement.fixed_kv_cache_size
+        fixed = None if self._running is None else self._running.placement.fixed_kv_cache_size
         return min(fixed, self.config.max_positions) if isinstance(fixed, int) else self.config.max_positions
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -159,32 +169,10 @@ class LLM:
 
         The arguments are those of `generate`. Raises ValueError for what is wrong with them, before any work.
         """
-        check_keywords(options)
-        rest: dict[str, Any] = dict(options)
-        sys_prompt, raw, cache = rest.pop("sys_prompt", None), rest.pop("raw", False), rest.pop("cache", None)
-        wanted = Options(logprobs=logprobs, num_samples=num_samples, **rest)
-        each = as_list(prompt)[0]
-        prompts = [self.encode(one, sys_prompt=sys_prompt, raw=raw) for one in each]
-        fixed = self._placement is not None and self._placement.fixed_kv_cache_size is not None
-        return Generation(
-            self.model,
-            prompts,
-            wanted,
-            tokenizer=self._tokenizer,
-            continued=is_continued(each[0], self._tokenizer, raw=raw),  # a list holds prompts of one kind
-            limit=self.context_length,
-            fixed_length=self.context_length if fixed else None,
-            cache=cache,
-            draft=None if self._draft is None else self._draft._caller(wanted) or self._draft.model,
-            step=self._caller(wanted),
-            settling=self._settling,
-        )
-
-    def _caller(self, options: Options) -> CompiledDecoder | None:
-        """The model with compiled steps, kept for later calls; None where the options don't ask for it."""
-        if options.compile and self._compiled is None:
-            self._compiled = CompiledDecoder(self.model)
-        return self._compiled if options.compile else None
+        given = {**options, "logprobs": logprobs, "num_samples": num_samples}
+        call = Call.read(prompt, given, self.encode, self._tokenizer)
+        draft = None if self._draft is None else self._draft._placed.caller(call.options)
+        return self._placed.begin(call, self._tokenizer, limit=self.context_length, draft=draft)
 
     def complete(
         self,
@@ -269,10 +257,9 @@ class LLM:
         Gives a str; with stream=True an iterator of pieces (never half a character, never a part of a stop string);
         with return_as_token_ids=True a Tensor (T,) int64, an end id included, or an iterator of (1,); with `logprobs`
         (how many of the most probable ids to tell, 0 for the chosen alone) a Completion. A list of prompts gives a
-        list, and so does num_samples=n, prompt by prompt. The other options are the fields of `options.Options`:
-        max_new_tokens (50), temperature (1.0; 0 is greedy), top_k, top_p, min_p, typical_p, repetition_penalty,
-        presence_penalty, frequency_penalty, logit_bias, min_new_tokens, stop, ignore_eos, seed, speculative,
-        speculative_tokens, speculative_layers, compile.
+        list, and so does num_samples=n, prompt by prompt. The other options are fields of `options.Options`, such as
+        max_new_tokens (50), temperature (1.0; 0 is greedy), top_p, stop, seed and speculative; `adapter` is the name of
+        the adapter that answers, several with weights ({"sql": 0.5}), or None for the base alone.
         """
         several = as_list(prompt)[1] or num_samples is not None
         if not return_as_token_ids and logprobs is None and self._tokenizer is None:
@@ -291,6 +278,19 @@ class LLM:
         The arguments are those of `generate` for one prompt; it always streams, so that the first token is timed.
         """
         return run_benchmark(self, num_iterations, **arguments)
+
+    def finetune(self, data: Any, **options: Any) -> Any:
+        """Train on rows, or a file of them, with the options of `llm_finetune.finetune`; gives its Run.
+
+        Then this LLM has learnt. Without `method` it is LoRA, as `lora=Lora(...)` says, which is merged at the end
+        but beside quantized weights. ValueError for what doesn't go together, and while it has adapters.
+        """
+        self._running, run = finetuned(self._placed, self._source, self._tokenizer, data, **options)
+        return run
+
+    def merge(self) -> None:
+        """Add the first adapter to the weights, for full speed, and drop the others. ValueError for rounded weights."""
+        self._running = self._placed.merged()
 
     def save(self, out_dir: str | Path) -> None:
         """Write a Hugging Face folder (config, weights, tokenizer) that `LLM.load` and transformers read.

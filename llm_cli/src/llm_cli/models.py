@@ -127,6 +127,8 @@ def _refuse_others(path: Path) -> None:
     from llm_sepweight.unread import why_unread
 
     problem = why_unread(path)
+    if problem is not None and (path / "adapter_config.json").is_file():
+        problem += f". `llm merge_lora {path}` makes one; `llm generate {path}` uses the two as they are"
     if problem is not None:
         raise ModelNotFoundError(problem)
 

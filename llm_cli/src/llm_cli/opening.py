@@ -1,9 +1,10 @@
 """What `LLM.load` opens: a checkpoint or random weights, and the tokenizer for it."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llm_cli import belonging, models
+from llm_cli import adapters, belonging, models
 from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer
 from llm_tokenizer import Tokenizer
 
@@ -15,8 +16,9 @@ def open_model(
     access_token: str | None,
     *,
     seed: int,
-) -> tuple[Source, Tokenizer | None]:
-    """The source and tokenizer that the arguments of `LLM.load` ask for, none of the weights read yet.
+    named: Mapping[str, str | Path],
+) -> tuple[Source, Tokenizer | None, dict[str, Path]]:
+    """What the arguments of `LLM.load` ask for, none of the weights read yet: source, tokenizer, adapters' folders.
 
     Raises ValueError; warns, as from the caller of the caller, of a tokenizer that is probably another model's.
     """
@@ -29,10 +31,29 @@ def open_model(
                 "init='random' needs the name of a preset (`llm info --presets` lists them) and tokenizer_dir=, "
                 "a folder with a tokenizer"
             )
-        return random_weights(model, seed=seed), tokenizer
-    path = models.resolve(model, access_token=access_token)
-    source, tokenizer = pretrained(path), tokenizer or find_tokenizer(path)
+        return random_weights(model, seed=seed), tokenizer, _folders(named)
+    adapter, folders = adapters.located(model), _folders(named)
+    if adapter is None:
+        path = models.resolve(model, access_token=access_token)
+    else:
+        path, folders = adapters.base_path(adapter, access_token=access_token), {adapters.DEFAULT: adapter} | folders
+    source, tokenizer = pretrained(path), tokenizer or _tokenizer([*folders.values(), path])
     doubt = None if tokenizer is None else belonging.doubt(tokenizer, source.config.vocab_size)
     if doubt is not None:
         warnings.warn(doubt, belonging.TokenizerWarning, stacklevel=3)
-    return source, tokenizer
+    return source, tokenizer, folders
+
+
+def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
+    found = {name: adapters.located(path) for name, path in named.items()}
+    for name, folder in found.items():
+        if folder is None:
+            raise models.ModelNotFoundError(
+                f"'{named[name]}' is no folder of an adapter, which has adapter_config.json and no config.json"
+            )
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def _tokenizer(folders: Sequence[Path]) -> Tokenizer | None:
+    """The tokenizer of the first folder that has one: an adapter's goes before its base's."""
+    return next((found for folder in folders if (found := find_tokenizer(folder)) is not None), None)

@@ -44,6 +44,7 @@ class GenerateOptions(SamplingOptions, total=False):
     sys_prompt: str | None
     raw: bool
     cache: PromptCache | None
+    adapter: str | Mapping[str, float] | None
 
 
 # All that `LLM.generate` takes, for whoever misspells one of them.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_cli.adapters import active
 from llm_cli.pieces import angles, common_prefix, cut_below, read_pieces
 
 CHUNK = 1024  # positions of a prompt in one forward: bounds the memory of hidden states; smaller is slower
@@ -27,6 +28,7 @@ class PromptCache:
         self._ids: list[int] = []
         self._kv: Any = None
         self._model: Any = None
+        self._active: tuple[tuple[str, float], ...] = ()  # the adapters under which the model has read
         self._whole = 0  # positions that were read in pieces, up to a cut
         self._angles = 0  # of the text that they were read for
         self._end: Tensor | None = None  # logits (1, 1, V) after all ids, where these are one exactly read prompt
@@ -81,9 +83,9 @@ class PromptCache:
 
         At least the last id is left to read, because its logits are wanted, unless they are known too.
         """
-        known, old = 0, self._kv
-        if old is None or self._model is not model or not _fits(old, model):
-            self._kv, self._model, self._kept = model.new_cache(1, length), model, None
+        known, old, now = 0, self._kv, active(model)
+        if old is None or self._model is not model or self._active != now or not _fits(old, model):
+            self._kv, self._model, self._active, self._kept = model.new_cache(1, length), model, now, None
         else:
             known, old = self._usable(ids)
             if old.capacity < length or old is not self._kv:
@@ -138,6 +140,7 @@ class PromptCache:
     def restore(self, model: Any, ids: list[int], kv: Any, *, text_length: int, end: Tensor | None) -> None:
         """Take over what another cache has given as `readable`, which began a prompt of `text_length` ids."""
         self._model, self._ids, self._kv, self._end = model, ids, kv, end
+        self._active = active(model)
         self._whole, self.text_length = cut_below(len(ids)), text_length
         self._angles = angles(kv, model.config, text_length)
 

@@ -64,6 +64,14 @@ def _set(session: ChatSession, rest: str) -> Outcome:
     return Outcome(notice=f"{key} = {session.set(key, value.strip())}")
 
 
+def _adapter(session: ChatSession, rest: str) -> Outcome:
+    if rest:
+        session.use_adapter(None if rest == "none" else rest)
+    return Outcome(
+        notice=f"the adapter is {session.adapter or 'none'}; there are {', '.join(session.adapters) or 'none'}"
+    )
+
+
 def _save(session: ChatSession, rest: str) -> Outcome:
     if not rest:
         raise ValueError("/save takes a file name, as in /save talk.json")
@@ -75,6 +83,9 @@ COMMANDS = {
     "clear": Command(usage="/clear", help="forget every turn", run=_clear),
     "system": Command(usage="/system TEXT", help="set the system prompt (none: remove it); alone: show", run=_system),
     "set": Command(usage="/set NAME VALUE", help="change a setting (none: its default); alone: show", run=_set),
+    "adapter": Command(
+        usage="/adapter NAME", help="answer with another adapter (none: the base); alone: show", run=_adapter
+    ),
     "save": Command(usage="/save FILE", help="write the conversation as JSON", run=_save),
     "regen": Command(
         usage="/regen", help="answer the last question again", run=lambda s, _: Outcome(answer=s.regenerate())

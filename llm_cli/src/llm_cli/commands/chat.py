@@ -51,6 +51,10 @@ def chat(
     kv_cache: KvCache = None,
     huge_pages: HugePages = "auto",
     compile: Compile = False,
+    adapter: Annotated[
+        list[str] | None,
+        Parameter(help="An adapter's folder to put onto MODEL, as in sql=PATH; may be repeated, /adapter changes it."),
+    ] = None,
     tokenizer_dir: TokenizerDir = None,
     multiline: Annotated[bool, Parameter(help="A prompt may span lines; an empty line or !submit sends it.")] = False,
     access_token: AccessToken = None,
@@ -58,6 +62,7 @@ def chat(
     """Talk with a model: it remembers the turns, and /help lists commands. Ctrl-C stops an answer, Ctrl-D leaves."""
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, **sampling.given(), "compile": compile}
     from llm_cli import compiling
+    from llm_cli.adapters import read_named
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.chat import ChatSession
     from llm_cli.llm import LLM
@@ -73,6 +78,7 @@ def chat(
         compiling.begin()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
+        places["adapters"] = read_named(adapter or [])
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)
     if not llm.has_tokenizer:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from llm_cli.commands.sampling import AccessToken, Model, Precision, TokenizerDir
+from llm_cli.commands.sampling import AccessToken, Adapter, Model, Precision, TokenizerDir
 from llm_cli.errors import UsageError, usage
 from llm_cli.output import noticed, write_json, write_notice, write_text
 
@@ -50,6 +50,7 @@ def evaluate(
         Literal["auto", "true", "false"], Parameter(help="Begin each window with BOS; auto: where the tokenizer does.")
     ] = "auto",
     batch_size: Annotated[int, Parameter(help="Windows in one forward.")] = 1,
+    adapter: Adapter = None,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="Print one JSON object.")] = False,
     access_token: AccessToken = None,
@@ -73,7 +74,7 @@ def evaluate(
         if against == NONE and against_precision is not None:
             raise ValueError("--against none leaves out the model whose precision --against_precision is; give one")
     source = read_file(perplexity)
-    llm = _opened(model, tokenizer_dir, access_token)
+    llm = _opened(model, tokenizer_dir, access_token, adapter)
     if not llm.has_tokenizer:
         raise ValueError("this checkpoint has no tokenizer to read the text with; name one with --tokenizer_dir")
     base = None if against == NONE else llm if against is None else _opened(against, None, access_token)
@@ -86,13 +87,15 @@ def evaluate(
     return write_text(table(rows, base_row))
 
 
-def _opened(model: str | None, tokenizer_dir: str | None, access_token: str | None) -> LLM:
+def _opened(model: str | None, tokenizer_dir: str | None, access_token: str | None, adapter: str | None = None) -> LLM:
     """A model whose weights are not read yet."""
+    from llm_cli.adapters import read_named
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.llm import LLM
 
+    named = None if adapter is None else read_named([adapter])
     with noticed(TokenizerWarning):
-        return LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None)
+        return LLM.load(model, tokenizer_dir=tokenizer_dir, access_token=access_token, distribute=None, adapters=named)
 
 
 def _described(text: Text) -> str:

@@ -14,6 +14,7 @@ from llm_cli.commands.sampling import (
     DEFAULT_SAMPLING,
     HUGE_PAGES,
     AccessToken,
+    Adapter,
     Compile,
     HugePages,
     KvCache,
@@ -61,6 +62,7 @@ def generate(
     kv_cache: KvCache = None,
     huge_pages: HugePages = "auto",
     compile: Compile = False,
+    adapter: Adapter = None,
     tokenizer_dir: TokenizerDir = None,
     json: Annotated[bool, Parameter(help="One JSON object a sample, on a line of its own.")] = False,
     logprobs: Annotated[
@@ -73,6 +75,7 @@ def generate(
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ignore_eos": ignore_eos}
     options |= {"logprobs": logprobs, "compile": compile}
     from llm_cli import compiling
+    from llm_cli.adapters import read_named
     from llm_cli.belonging import TokenizerWarning
     from llm_cli.generation import check_prompts
     from llm_cli.llm import LLM
@@ -94,6 +97,7 @@ def generate(
         compiling.begin()
     with noticed(TokenizerWarning):
         places: dict[str, Any] = {"tokenizer_dir": tokenizer_dir, "draft_model": speculation.draft_model}
+        places["adapters"] = None if adapter is None else read_named([adapter])
         llm = LLM.load(model, access_token=access_token, distribute=None, **places)
     check_tokenizer(llm, source, as_json=json)
     ids = llm.encode(source, sys_prompt=sys_prompt, raw=raw)

@@ -12,7 +12,7 @@ from llm_cli.output import human_bytes, write_json, write_lines, write_table
 
 def info(
     model: Annotated[
-        str | None, Parameter(help="A folder, a name under checkpoints/, or a llama2.c .bin file.")
+        str | None, Parameter(help="A folder (an adapter's too), a name under checkpoints/, or a llama2.c .bin file.")
     ] = None,
     /,
     *,
@@ -29,14 +29,18 @@ def info(
     if presets:
         return _presets(model, json)
     from llm_cli import models
-    from llm_cli.description import describe
+    from llm_cli.adapters import located
+    from llm_cli.description import describe, describe_adapter
 
+    adapter = located(model)
+    if adapter is not None:
+        found = describe_adapter(adapter)
+        return write_json(found) if json else _table(found)
     found = describe(models.resolve(model, download=False, allow_file=True))
     if json:
         return write_json(found)
     memory = found.pop("memory")
-    known = {name: value for name, value in found.items() if value is not None or name == "tokenizer"}
-    write_table({name.replace("_", " "): _plain(name, value) for name, value in known.items()})
+    _table(found)
     write_lines("", "memory    weights   cache per 1,024 tokens")
     write_lines(
         *(
@@ -49,6 +53,11 @@ def info(
         if found["quantization"]
         else write_lines("int8 and int4 are estimates; `llm quantize` writes such a folder")
     )
+
+
+def _table(found: dict[str, Any]) -> None:
+    known = {name: value for name, value in found.items() if value is not None or name == "tokenizer"}
+    write_table({name.replace("_", " "): _plain(name, value) for name, value in known.items()})
 
 
 def _presets(model: str | None, json: bool) -> None:

@@ -27,7 +27,10 @@ HUGE_PAGES = {"auto": None, "true": True, "false": False}
 Compile = Annotated[
     bool, Parameter(help="Compile the decoding step, which takes a while the first time and is kept for later runs.")
 ]
-Model = Annotated[str | None, Parameter(help="A folder, a name under checkpoints/ or a hub id; default: the demo.")]
+Model = Annotated[
+    str | None, Parameter(help="A folder (an adapter's too), a name under checkpoints/ or a hub id; default: the demo.")
+]
+Adapter = Annotated[str | None, Parameter(help="The folder of an adapter to put onto MODEL, its base.")]
 SystemPrompt = Annotated[str | None, Parameter(help="System prompt, for models with a chat template.")]
 TokenizerDir = Annotated[
     str | None, Parameter(help="Where the tokenizer is, if not beside the weights: a folder, a file, or a hub id.")
