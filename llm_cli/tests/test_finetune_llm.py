@@ -84,3 +84,13 @@ def test_what_does_not_go_together_is_refused(trained: tuple[LLM, Run, PromptCac
         llm.finetune(rows)
     llm.merge()
     assert llm.generate(ASKED, temperature=0) == ANSWER
+
+
+def test_a_method_is_named_as_in_the_command(rows: Path) -> None:
+    llm = LLM.load()
+    llm.finetune(
+        rows, method="full", train=Train(epochs=12, global_batch_size=4, learning_rate=1e-3, lr_warmup_steps=2)
+    )
+    assert llm.generate(ASKED, temperature=0) == ANSWER
+    with pytest.raises(ValueError, match="lora"):
+        llm.finetune(rows, method="full", lora=LORA, train=Train(max_steps=1))
