@@ -218,9 +218,14 @@ def test_what_is_not_known_names_the_file(folder: Path) -> None:
         llm_blocks.load_config(folder)
 
 
-def test_whole_numbers_are_not_trained(folder: Path) -> None:
-    with pytest.raises(ValueError, match="its weights are quantized and can't be trained"):
-        llm_blocks.load(packed(folder, INT8), trainable=True)
+def test_all_but_whole_numbers_is_trained(folder: Path) -> None:
+    model = llm_blocks.load(packed(folder, INT8), trainable=True)
+    names = {name for name, each in model.named_parameters() if each.requires_grad}
+    assert names == {name for name, _ in model.named_parameters()} > {"end.norm.weight"}
+    assert not any(name.startswith("mid.0.attention.q.") for name in names)
+    assert not any(each.requires_grad for each in llm_blocks.load(folder).parameters())
+    model(torch.tensor([[1, 2, 3]])).float().square().sum().backward()
+    assert all(each.grad is not None for each in model.parameters())
 
 
 def test_nothing_is_read_before_all_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

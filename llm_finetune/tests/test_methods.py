@@ -123,6 +123,23 @@ def test_a_quantized_model_is_not_finetuned_in_full(make_model: Any) -> None:
         finetune(llm_quant.quantize(make_model(), "int8"), ROWS)
 
 
+@pytest.mark.parametrize(("options", "changed"), [({"layers": "1-2"}, {"1"}), ({"frozen": "1-2"}, {"0"})])
+def test_some_layers_train_and_the_result_is_the_whole_model(
+    make_model: Any, tmp_path: Path, options: dict[str, str], changed: set[str]
+) -> None:
+    model, before = make_model(), dict(make_model().named_parameters())
+    finetune(model, ROWS, method=full(**options), out_dir=tmp_path, train=TRAIN)
+    differ = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
+    assert {name.split(".")[1] for name in differ if name.startswith("mid.")} == changed
+    assert any(not name.startswith("mid.") for name in differ) == ("frozen" in options)
+    assert (tmp_path / "final" / "model.safetensors").exists()
+
+
+def test_layers_that_train_and_those_that_do_not_are_not_both_chosen() -> None:
+    with pytest.raises(ValueError, match="give one of the two"):
+        full(layers="0-1", frozen="1-2")
+
+
 def test_newest_of_a_folder_without_checkpoints_is_none(tmp_path: Path) -> None:
     assert state.newest(tmp_path) is None
     assert state.newest(tmp_path / "absent") is None

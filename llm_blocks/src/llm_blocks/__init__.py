@@ -19,6 +19,7 @@ from llm_blocks.attention import (
     merge_heads,
     split_heads,
 )
+from llm_blocks.beside import Beside, BesidePlan
 from llm_blocks.cache import KVCache
 from llm_blocks.compiled import CompiledDecoder, CompileError, require_compiler
 from llm_blocks.config import (
@@ -51,10 +52,13 @@ from llm_blocks.rope import (
 from llm_blocks.rope_config import Rope, extended_length, parse_rope, parse_rope_settings, rope_to_hf, yarn_scale
 from llm_blocks.saving import save
 from llm_blocks.slices import part_layers, require_input
+from llm_blocks.switched import Switched
 
 __all__ = [
     "INERT_KEYS",
     "ArchitectureError",
+    "Beside",
+    "BesidePlan",
     "CacheShape",
     "Checkpoint",
     "CompileError",
@@ -80,6 +84,7 @@ __all__ = [
     "RouterLinear",
     "ScaledEmbedding",
     "SoftcappedHead",
+    "Switched",
     "TokenEmbedding",
     "View",
     "alibi_slopes",

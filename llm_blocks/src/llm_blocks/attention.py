@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm_blocks.beside import BesideView
 from llm_blocks.packed import PackedView
 from llm_blocks.plan import StepView, View
 from llm_quant import steps
 
-AnyView: TypeAlias = View | StepView | PackedView
+AnyView: TypeAlias = View | StepView | PackedView | BesideView
 
+_MADE_OF_OTHERS = (PackedView, BesideView)
 BLOCK_BYTES = 16 * 2**20  # what the scores of one block of queries may take: more leaves the caches of a processor
 
 
@@ -26,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, scale: float | Non
     H is a multiple of K: each kv head serves H/K neighbouring query heads and is never copied (arXiv 2305.13245).
     `scale` multiplies the scores, by default 1 / sqrt(D).
     """
-    if isinstance(view, PackedView):
+    if isinstance(view, _MADE_OF_OTHERS):
         return view.attend(partial(attend, scale=scale), q, k, v)
     batch, heads, time, dim = q.shape
     y = _step(q, view, dim**-0.5 if scale is None else scale)
@@ -48,7 +50,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, scale: float | Non
 
 def attend_softcapped(q: Tensor, k: Tensor, v: Tensor, view: AnyView, *, scale: float, cap: float) -> Tensor:
     """Attention whose scaled scores s become cap * tanh(s / cap) before the softmax (Gemma 2, arXiv 2408.00118 §2)."""
-    if isinstance(view, PackedView):
+    if isinstance(view, _MADE_OF_OTHERS):
         return view.attend(partial(attend_softcapped, scale=scale, cap=cap), q, k, v)
     y = _step(q, view, scale, cap=cap)
     if y is not None:
@@ -71,6 +73,9 @@ def attend_alibi(
 
     `slopes` (H,) belong to the heads; positions are those of the view, so nothing else marks them.
     """
+    if isinstance(view, BesideView):
+        by_distance = partial(attend_alibi, slopes=slopes, scale=scale)
+        return view.attend(by_distance, q, k, v, unplaced=partial(attend, scale=scale))
     if isinstance(view, PackedView):
         return view.attend(partial(attend_alibi, slopes=slopes, scale=scale), q, k, v)
     factor = q.size(3) ** -0.5 if scale is None else scale

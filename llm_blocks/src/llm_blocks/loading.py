@@ -156,7 +156,7 @@ def load(
     The folder is read in place, tensor by tensor, in any layout that llm_sepweight or an installed importer reads.
     dtype None means the checkpoint's own: the one that takes the most bytes. Layers that are stored as whole numbers
     become `llm_quant.QuantizedLinear` in the layout that is fastest on the device, those of bitsandbytes
-    `llm_quant.BnbLinear`; they can't be `trainable`.
+    `llm_quant.BnbLinear`; of a `trainable` model their numbers stay as they are.
 
     `replace` is given the model before anything is read, and names layers that are replaced as soon as their weights
     are there: so a model is quantized layer by layer, and never whole in memory as it was (see `fill`). Raises
@@ -175,10 +175,9 @@ def load(
             fill(model, weights, device=device, dtype=dtype, trainable=trainable, replace=replace)
         elif replace is not None:
             raise ValueError(f"{path}: its weights are quantized, so no layer of it is replaced; leave replace out")
-        elif trainable:
-            raise ValueError(f"{path}: its weights are quantized and can't be trained; load the unquantized checkpoint")
         else:
             _fill_quantized(model, checkpoint, device, dtype)
+            model.requires_grad_(trainable)
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llm_blocks.cache import KVCache
 from llm_blocks.decoder import Decoder
 from llm_blocks.plan import FEW
+from llm_blocks.switched import Switched
 from llm_quant import native
 from llm_quant.program import Program
 from llm_quant.recording import record
@@ -27,7 +28,8 @@ class Recorded:
     lack) is left to the model itself.
 
     While it is in use the model must stay as it is: weights may change in place, but no tensor or module may take the
-    place of another. A model with hooks is never recorded.
+    place of another. `Switched` modules may be switched: what is recorded belongs to their choice. A model with
+    hooks is never recorded.
     """
 
     def __init__(self, model: Any) -> None:
@@ -36,6 +38,7 @@ class Recorded:
         """Why steps aren't recorded, where they aren't; None as long as nothing is in the way."""
         self._steps: dict[tuple[Any, ...], _Step | None] = {}  # None where it came once
         self._cache: KVCache | None = None
+        self._switched = [each for each in model.modules() if isinstance(each, Switched)]
         if not isinstance(model, Decoder):
             self.problem = "the model is no Decoder"
         elif native.level() is None:
@@ -53,7 +56,7 @@ class Recorded:
             return self.model(x, cache, counts=counts, last_only=last_only)
         if cache is not self._cache:
             self._cache, self._steps = cache, {}
-        key = (tuple(x.shape), x.dtype, last_only)
+        key = (tuple(x.shape), x.dtype, last_only, tuple(each.choice() for each in self._switched))
         if key not in self._steps and x.size(1) > 1:
             self._steps[key] = None
             return self.model(x, cache, last_only=last_only)

@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llm_finetune.adapted import remove_adapter
+    from llm_finetune.adapter import adapter_parameters, add_adapter, add_adapter_v2
     from llm_finetune.adapter_file import AdapterFile, read_adapter
     from llm_finetune.adapter_folder import base_of, is_adapter, load_adapter
     from llm_finetune.base_model import load_base
+    from llm_finetune.adapter_settings import AdapterSettings
     from llm_finetune.batches import Batch, Sample, pack
     from llm_finetune.config_file import read_settings, write_settings
     from llm_finetune.data_settings import JSON, DataSettings
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from llm_finetune.precision import stored_dtype
     from llm_finetune.preferences import dpo_loss, orpo_loss
     from llm_finetune.recipes import recipe_names, recipe_path
+    from llm_finetune.prompt_format import write_prompts
+    from llm_finetune.prompting import with_adapter, with_adapter_v2
     from llm_finetune.rows import DataError, RowError
     from llm_finetune.running import run_job
     from llm_finetune.samples import Samples
@@ -54,6 +59,7 @@ __all__ = [
     "JSON",
     "STYLES",
     "AdapterFile",
+    "AdapterSettings",
     "Batch",
     "DataError",
     "DataSettings",
@@ -80,7 +86,10 @@ __all__ = [
     "Settings",
     "Style",
     "Train",
+    "adapter_parameters",
     "adapters",
+    "add_adapter",
+    "add_adapter_v2",
     "add_lora",
     "apply",
     "base_of",
@@ -109,6 +118,7 @@ __all__ = [
     "read_settings",
     "recipe_names",
     "recipe_path",
+    "remove_adapter",
     "remove_lora",
     "run_job",
     "schedule",
@@ -120,12 +130,16 @@ __all__ = [
     "train_layers",
     "unload",
     "use_adapter",
+    "with_adapter",
+    "with_adapter_v2",
     "with_lora",
     "write_adapter",
     "write_settings",
+    "write_prompts",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "AdapterFile": "adapter_file",
+    "AdapterSettings": "adapter_settings",
     "Batch": "batches",
     "DataError": "rows",
     "DataSettings": "data_settings",
@@ -154,7 +168,10 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "Settings": "settings",
     "Style": "styles",
     "Train": "settings",
+    "adapter_parameters": "adapter",
     "adapters": "lora",
+    "add_adapter": "adapter",
+    "add_adapter_v2": "adapter",
     "add_lora": "lora",
     "apply": "peft_format",
     "base_of": "adapter_folder",
@@ -183,6 +200,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "read_settings": "config_file",
     "recipe_names": "recipes",
     "recipe_path": "recipes",
+    "remove_adapter": "adapted",
     "remove_lora": "lora",
     "run_job": "running",
     "schedule": "schedules",
@@ -194,9 +212,12 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "train_layers": "freezing",
     "unload": "merging",
     "use_adapter": "lora",
+    "with_adapter": "prompting",
+    "with_adapter_v2": "prompting",
     "with_lora": "low_rank",
     "write_adapter": "peft_format",
     "write_settings": "config_file",
+    "write_prompts": "prompt_format",
 }
 
 

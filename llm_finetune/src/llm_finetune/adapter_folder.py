@@ -7,6 +7,7 @@ from torch import nn
 from llm_finetune.adapter_file import read_adapter
 from llm_finetune.peft_config import CONFIG, read_config
 from llm_finetune.peft_format import apply
+from llm_finetune.prompt_format import apply_prompts, is_prompts, read_prompt_config
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -17,7 +18,8 @@ def is_adapter(folder: str | Path) -> bool:
 
 def base_of(folder: str | Path) -> str | None:
     """The base model's name or path as the adapter's folder has it. WeightsError for a folder that isn't one."""
-    return read_config(Path(folder)).base
+    folder = Path(folder)
+    return (read_prompt_config(folder) if is_prompts(folder) else read_config(folder)).base
 
 
 def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default") -> nn.Module:
@@ -25,4 +27,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
 
     WeightsError for files that are damaged or can't be honoured, ValueError where the model is another than its base.
     """
+    folder = Path(folder)
+    if is_prompts(folder):
+        return apply_prompts(model, folder, name=name)
     return apply(model, read_adapter(folder), name)

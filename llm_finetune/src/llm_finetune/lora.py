@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm_blocks import Parts, parts_of
 from llm_blocks.replacing import put
+from llm_finetune.adapted import Adapted, adapted_layers
 from llm_finetune.dora import Dora
 from llm_finetune.linears import bias_of, device_of, is_linear, row_squares, sizes_of, weight_times
 from llm_finetune.lora_settings import Lora
@@ -27,7 +28,7 @@ Choice = str | Mapping[str, float] | None
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(Adapted):
     """base(x) + scale B A x for each active adapter: (..., K) -> (..., N).
 
     The base is a linear layer of any kind, of which only the forward is used: nn.Linear, `LinearLike`, or a quantized
@@ -35,11 +36,9 @@ class LoraLinear(nn.Module):
     """
 
     def __init__(self, base: nn.Module, parts: Parts | None = None) -> None:
-        super().__init__()
-        self.base, self.parts = base, parts
+        super().__init__(base)
+        self.parts = parts
         self.out_features, self.in_features = sizes_of(base)
-        self.slots = nn.ModuleDict()
-        self.active: dict[str, float] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         slot = self._alone()
@@ -97,9 +96,6 @@ class LoraLinear(nn.Module):
 
         return pair.dora.ratio(pair.a, pair.b, scale, times)
 
-    def extra_repr(self) -> str:
-        return f"active={self.active}"
-
 
 def add_lora(
     module: nn.Module,
@@ -116,7 +112,7 @@ def add_lora(
     seed alone decides the initial values, whatever else is adapted. ValueError for a layer that isn't linear, an
     unknown part or a name in use, before anything changes.
     """
-    _check_name(module, name)
+    check_name(module, name)
     fused = parts_of(module)
     for path, parts in targets.items():
         _check_target(module, path, parts, fused.get(path))
@@ -158,14 +154,14 @@ def set_adapter(module: nn.Module, choice: Choice) -> None:
     _require(module, weights)
     if not all(abs(weight) < float("inf") for weight in weights.values()):
         raise ValueError(f"weights of adapters are finite numbers, got {weights}")
-    for layer in lora_layers(module).values():
+    for layer in adapted_layers(module).values():
         layer.active = {name: weight for name, weight in weights.items() if name in layer.slots}
 
 
 @contextmanager
 def use_adapter(module: nn.Module, choice: Choice) -> Iterator[None]:
     """The same for a block, after which the forward is what it was."""
-    before = {layer: layer.active for layer in lora_layers(module).values()}
+    before = {layer: layer.active for layer in adapted_layers(module).values()}
     set_adapter(module, choice)
     try:
         yield
@@ -181,7 +177,7 @@ def disabled(module: nn.Module) -> Any:
 
 def adapters(module: nn.Module) -> list[str]:
     """The names of all adapters, in the order of adding."""
-    return list(dict.fromkeys(name for layer in lora_layers(module).values() for name in layer.slots))
+    return list(dict.fromkeys(name for layer in adapted_layers(module).values() for name in layer.slots))
 
 
 def lora_parameters(module: nn.Module, name: str | None = None) -> dict[str, nn.Parameter]:
@@ -224,7 +220,7 @@ def _wrapped(module: nn.Module, path: str, parts: Parts | None) -> LoraLinear:
     return wrapped
 
 
-def _check_name(module: nn.Module, name: str) -> None:
+def check_name(module: nn.Module, name: str) -> None:
     if not _NAME.fullmatch(name) or name in dir(nn.ModuleDict):
         raise ValueError(f"an adapter's name is up to 64 letters, digits, _ and -, and no word of torch, not {name!r}")
     if name in adapters(module):

@@ -55,14 +55,14 @@ def with_lora(
         ours = {id(each) for name, each in lora_parameters(model).items() if name.endswith(".b")}
         return {name: plus_ratio for name, each in model.named_parameters() if id(each) in ours}
 
-    return Method(name="lora", prepare=prepare, finish=finish, reference=_without, rates=rates)
+    return Method(name="lora", prepare=prepare, finish=finish, reference=without_adapters, rates=rates)
 
 
 def _is_rounded(layer: nn.Module) -> bool:
     return not isinstance(layer, nn.Linear | LinearLike)
 
 
-def _without(model: nn.Module) -> Any:
+def without_adapters(model: nn.Module) -> Any:
     """Without its adapters the model is as it was before training."""
 
     @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 import llm_blocks
+from llm_finetune.freezing import freeze, train_layers
 from llm_finetune.objectives import Reference
 from llm_tokenizer import Tokenizer
 
@@ -31,9 +32,23 @@ class Method:
     rates: Callable[[Any], dict[str, float]] = lambda model: {}
 
 
-def full() -> Method:
-    """All parameters train; the result is a Hugging Face folder."""
-    return Method(name="full", prepare=_all, finish=write_model, reference=_copied)
+def full(*, layers: str | None = None, frozen: str | None = None) -> Method:
+    """All parameters train; the result is a Hugging Face folder.
+
+    With `layers`, half-open ranges such as "24-32", those layers alone do; with `frozen` all but those. ValueError for
+    both.
+    """
+    if layers is not None and frozen is not None:
+        raise ValueError("the layers that train and those that are frozen can't both be chosen; give one of the two")
+
+    def prepare(model: Any) -> None:
+        _require_unrounded(model)
+        if layers is not None:
+            train_layers(model, layers)
+        else:
+            freeze(model, layers=frozen)
+
+    return Method(name="full", prepare=prepare, finish=write_model, reference=_copied)
 
 
 def write_model(model: Any, folder: Path, tokenizer: Tokenizer | None) -> None:
@@ -47,10 +62,9 @@ def write_model(model: Any, folder: Path, tokenizer: Tokenizer | None) -> None:
     llm_blocks.save(model, folder, extra_config=known, copy=tokenizer.files)
 
 
-def _all(model: nn.Module) -> None:
+def _require_unrounded(model: nn.Module) -> None:
     if any(True for _ in model.buffers()):
         raise ValueError("a quantized model has no weights that could all be trained; load the unquantized checkpoint")
-    model.requires_grad_(True)
 
 
 def _copied(model: nn.Module) -> Reference:

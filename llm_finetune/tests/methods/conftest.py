@@ -40,6 +40,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
     },
+    "alibi": {
+        "model_type": "falcon",
+        "vocab_size": 67,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "alibi": True,
+        "bias": True,
+    },
+    "gemma2": SIZE
+    | {
+        "model_type": "gemma2",
+        "rms_norm_eps": 1e-6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 8,
+    }
+    | {"attn_logit_softcapping": 5.0, "tie_word_embeddings": True},
+    "mistral": SIZE | {"model_type": "mistral", "rms_norm_eps": 1e-5, "num_key_value_heads": 2, "sliding_window": 6},
+    "qwen3": SIZE | {"model_type": "qwen3", "rms_norm_eps": 1e-6, "num_key_value_heads": 2, "head_dim": 8},
 }
 
 
