@@ -194,7 +194,7 @@ def test_several_are_chosen_per_call(load: Callable[..., Any], ids: Tensor) -> N
 def test_recorded_decoding_is_the_models_own_also_when_switched(
     load: Callable[..., Any], ids: Tensor, kind: str
 ) -> None:
-    """A step that was recorded with one adapter was replayed when another was in use."""
+    """Whether or not the kernels record the steps."""
     model = disturb(add_adapter(load(kind), SETTINGS))
     add_lora(model, {"mid.0.attention.o": ("whole",)}, _lora(), name="lora")
     model.mid["0"].attention.o.slots["lora"].pairs["whole"].b.normal_()
