@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llm_finetune.adapter_settings import AdapterSettings
     from llm_finetune.batches import Batch, Sample, pack
     from llm_finetune.config_file import read_settings, write_settings
-    from llm_finetune.data_settings import JSON, DataSettings
+    from llm_finetune.data_settings import JSON, DataSettings, TextFiles
     from llm_finetune.dataset import Dataset, Report, load_data
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
     from llm_finetune.signals import stop_on_signals
+    from llm_finetune.sources import SOURCES, Source
     from llm_finetune.state import ResumeError
     from llm_finetune.styles import STYLES, Style
     from llm_finetune.targets import lora_targets
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JSON",
+    "SOURCES",
     "STYLES",
     "AdapterFile",
     "AdapterSettings",
@@ -84,7 +86,9 @@ __all__ = [
     "Sample",
     "Samples",
     "Settings",
+    "Source",
     "Style",
+    "TextFiles",
     "Train",
     "adapter_parameters",
     "adapters",
@@ -162,11 +166,14 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "RowError": "rows",
     "Rows": "feeding",
     "Run": "events",
+    "SOURCES": "sources",
     "STYLES": "styles",
     "Sample": "batches",
     "Samples": "samples",
     "Settings": "settings",
+    "Source": "sources",
     "Style": "styles",
+    "TextFiles": "data_settings",
     "Train": "settings",
     "adapter_parameters": "adapter",
     "adapters": "lora",

@@ -1,8 +1,9 @@
 """A data set out of files: rows read, rendered, cut to length and counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llm_finetune.batches import Sample
@@ -14,6 +15,7 @@ from llm_finetune.render import Renderer, pieces
 from llm_finetune.row_kinds import kind_of, read_row
 from llm_finetune.rows import DataError, Ids, Pair, Row, RowError, Text
 from llm_finetune.samples import Samples
+from llm_finetune.sources import SOURCES, Files, Source, locate
 from llm_finetune.styles import Style, pick
 from llm_tokenizer import Tokenizer
 
@@ -79,14 +81,14 @@ def load_data(
     """
     if max_seq_length is not None and max_seq_length < 1:
         raise ValueError(f"max_seq_length is at least 1, not {max_seq_length}")
-    if data.name is not None:
-        raise DataError(f"the data set {data.name} is not available in this version; give a file as data.json_path")
-    if data.json_path is None:
-        raise DataError("there is no data: give a file or folder as data.json_path")
-    bad = _Bad(skip=data.on_bad_row == "skip")
+    files, source = locate(data)
+    known = source is not None and source.name in SOURCES
+    bad = _Bad(skip=data.on_bad_row == "skip" or known)  # nobody can mend the rows of a known set
     kinds: Counter[str] = Counter()
-    train, val = _rows(data, kinds, bad)
-    renderer = Renderer(tokenizer, pick(data.prompt_style, tokenizer, kinds), loss=data.trained, vocab_size=vocab_size)
+    train, val = _rows(data, files, source, kinds, bad)
+    style = pick(_style(data, source, tokenizer), tokenizer, kinds)
+    unsaid = data.loss is None and data.mask_prompt is None
+    renderer = Renderer(tokenizer, style, loss="all" if unsaid and known else data.trained, vocab_size=vocab_size)
     maker = _Maker(renderer, max_seq_length, bad, pairs=any(isinstance(row, Pair) for _, row in train[:1]))
     made = Samples(maker.samples(train), per_row=maker.per_row)
     held = Samples(maker.samples(val), per_row=maker.per_row)
@@ -95,7 +97,7 @@ def load_data(
         read=read, kept=maker.kept, cut=maker.cut, split=maker.split, dropped=dict(bad.reasons), bad=tuple(bad.examples)
     )
     if not made:
-        raise DataError(f"{data.json_path}: nothing is left to train on: {report}")
+        raise DataError(f"{data.json_path or data.name}: nothing is left to train on: {report}")
     return Dataset(
         train=made,
         val=held,
@@ -128,30 +130,50 @@ class _Bad:
         self.unread += 1
 
 
-def _rows(data: DataSettings, kinds: Counter[str], bad: _Bad) -> tuple[list[Placed], list[Placed]]:
+def _style(data: DataSettings, source: Source | None, tokenizer: Tokenizer) -> str | None:
+    """The style that is asked for, or that of a known set where the checkpoint has no template of its own."""
+    if data.prompt_style is not None or tokenizer.chat_template is not None:
+        return data.prompt_style
+    return source.style if source is not None and source.name in SOURCES else None
+
+
+def _rows(
+    data: DataSettings, files: Files, source: Source | None, kinds: Counter[str], bad: _Bad
+) -> tuple[list[Placed], list[Placed]]:
     """Rows to train and to validate on. `kinds` counts those to train on."""
-    path = Path(data.json_path or "")
-    train_files, val_files = data_files(path)
+    train_files, val_files = files
     if data.val_path is not None:
         val_files = data_files(data.val_path)[0]
-    train = [row for file in train_files for row in _read(file, kinds.update, bad)]
+    change = partial(_changed, source, data.include_multiturn_conversations)
+    train = [row for file in train_files for row in _read(file, kinds.update, bad, change)]
+    fraction = data.val_split_fraction
     if not val_files:
-        return _split(train, SPLIT_FRACTION if data.val_split_fraction is None else data.val_split_fraction, data.seed)
-    if data.val_split_fraction is not None:
-        raise DataError(f"{path}: there are rows to validate on ({val_files[0]}), so leave data.val_split_fraction out")
-    return train, [row for file in val_files for row in _read(file, lambda _: None, bad)]
+        usual = SPLIT_FRACTION if source is None or source.val_split_fraction is None else source.val_split_fraction
+        return _split(train, usual if fraction is None else fraction, data.seed)
+    if fraction is not None:
+        what = data.json_path or data.name
+        raise DataError(f"{what}: there are rows to validate on ({val_files[0]}), so leave data.val_split_fraction out")
+    return train, [row for file in val_files for row in _read(file, lambda _: None, bad, change)]
 
 
-def _read(file: Path, seen: Callable[[list[str]], None], bad: _Bad) -> Iterator[Placed]:
-    for where, value in read_file(file, bad.reading):
-        try:
-            row = read_row(value, where)
-        except RowError as error:
-            bad.reading(error)
-            continue
-        keys = {key for key, item in value.items() if item is not None} if isinstance(value, Mapping) else ()
-        seen([kind_of(keys) or ""])
-        yield where, row
+def _changed(source: Source | None, multiturn: bool, value: object) -> Iterable[object]:
+    """Rows in a form of ours from one of a set."""
+    return [value] if source is None or not isinstance(value, Mapping) else source.change(value, multiturn)
+
+
+def _read(
+    file: Path, seen: Callable[[list[str]], None], bad: _Bad, change: Callable[[object], Iterable[object]]
+) -> Iterator[Placed]:
+    for where, found in read_file(file, bad.reading):
+        for value in change(found):
+            try:
+                row = read_row(value, where)
+            except RowError as error:
+                bad.reading(error)
+                continue
+            keys = {key for key, item in value.items() if item is not None} if isinstance(value, Mapping) else ()
+            seen([kind_of(keys) or ""])
+            yield where, row
 
 
 def _split(rows: list[Placed], fraction: float, seed: int) -> tuple[list[Placed], list[Placed]]:

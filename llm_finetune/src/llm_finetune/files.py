@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from llm_finetune.json_rows import MAX_ROW_BYTES, Bad, Located, json_rows, jsonl_rows, read_text
@@ -53,7 +53,7 @@ def data_files(path: str | Path) -> tuple[list[Path], list[Path]]:
         return [path], []
     splits: dict[str, list[Path]] = {"": [], "train": [], "val": [], "test": []}
     for file in _walk(path):
-        splits[_split(file.relative_to(path))].append(file)
+        splits[split_of(file.relative_to(path))].append(file)
     if splits["train"]:
         return splits["train"], splits["val"]
     named = [*splits["val"], *splits["test"]]
@@ -75,7 +75,8 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.name not in ("dataset_infos.json", "dataset_info.json", "state.json"))
 
 
-def _split(path: Path) -> str:
+def split_of(path: PurePath) -> str:
+    """Which split a file is of by its names: train, val, test, or "" where they don't say."""
     name = next((found[1].lower() for part in reversed(path.parts) if (found := _SPLIT.match(part))), "")
     return name if name in ("", "train", "test") else "val"
 
