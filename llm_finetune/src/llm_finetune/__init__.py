@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from llm_finetune.adapter import adapter_parameters, add_adapter, add_adapter_v2
     from llm_finetune.adapter_file import AdapterFile, read_adapter
     from llm_finetune.adapter_folder import base_of, is_adapter, load_adapter
-    from llm_finetune.base_model import load_base
     from llm_finetune.adapter_settings import AdapterSettings
+    from llm_finetune.base_model import load_base
     from llm_finetune.batches import Batch, Sample, pack
     from llm_finetune.config_file import read_settings, write_settings
     from llm_finetune.data_settings import JSON, DataSettings, TextFiles
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from llm_finetune.peft_format import apply, write_adapter
     from llm_finetune.precision import stored_dtype
     from llm_finetune.preferences import dpo_loss, orpo_loss
-    from llm_finetune.recipes import recipe_names, recipe_path
     from llm_finetune.prompt_format import write_prompts
     from llm_finetune.prompting import with_adapter, with_adapter_v2
+    from llm_finetune.recipes import recipe_names, recipe_path
     from llm_finetune.rows import DataError, RowError
     from llm_finetune.running import run_job
     from llm_finetune.samples import Samples
@@ -138,8 +138,8 @@ __all__ = [
     "with_adapter_v2",
     "with_lora",
     "write_adapter",
-    "write_settings",
     "write_prompts",
+    "write_settings",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
     "AdapterFile": "adapter_file",
