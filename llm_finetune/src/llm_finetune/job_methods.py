@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llm_finetune.adapter_settings import AdapterSettings
 from llm_finetune.freezing import freeze, train_layers
 from llm_finetune.job import Job
 from llm_finetune.low_rank import with_lora
 from llm_finetune.methods import Method, full
 from llm_finetune.peft_format import write_adapter
 from llm_finetune.precision import convert
+from llm_finetune.prompting import with_adapter, with_adapter_v2
 from llm_finetune.settings import Precision
 from llm_tokenizer import Tokenizer
 
@@ -24,7 +26,9 @@ def method_of(job: Job, *, base: str | None = None, result: Precision | None = N
         return _full(job, result)
     if job.method == "lora":
         return _lora(job, base)
-    raise ValueError(f"the method {job.method} is not available in this version; use lora or full")
+    settings = AdapterSettings(prompt_length=job.adapter_prompt_length, start_layer=job.adapter_start_layer)
+    made = with_adapter if job.method == "adapter" else with_adapter_v2
+    return made(settings, base=base or "", seed=job.settings.seed)
 
 
 def _lora(job: Job, base: str | None) -> Method:

@@ -23,7 +23,6 @@ _RENAMED = {  # spellings of older files
     "data.val_data_path": "data.val_path",
     "optimizer": "optimizer.name",
 }
-_WITHOUT_EFFECT = ("data.num_workers", "data.download_dir")  # rows are read once, before the first step
 _QUANTIZATIONS = {"int8-training": "bnb.int8", "bnb.int8-training": "bnb.int8"}
 _QUANTIZATIONS |= {name: f"bnb.{name}" for name in ("nf4", "nf4-dq", "fp4", "fp4-dq")}
 _INSTEAD = (  # two ways to say one thing: the later layer's counts
@@ -88,7 +87,7 @@ def make_job(*layers: Mapping[str, Any], method: MethodName | None = None) -> Jo
 def require_known(names: Iterable[str]) -> None:
     """ValueError for the first name that is no option, with the nearest that is one."""
     for name in names:
-        if name not in options() and name not in _RENAMED and name not in ("data", *_WITHOUT_EFFECT):
+        if name not in options() and name not in _RENAMED and name != "data":
             raise ValueError(f"there is no setting {name}{nearest_option(name)}")
 
 

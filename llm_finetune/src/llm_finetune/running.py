@@ -16,6 +16,8 @@ from llm_finetune.parallel import world
 from llm_finetune.train import finetune
 from llm_tokenizer import Tokenizer
 
+USUAL_DATA = "Alpaca"  # what is fetched where no data is named
+
 
 def run_job(
     job: Job,
@@ -35,6 +37,8 @@ def run_job(
     """
     _require_available(job)
     run_folder.require_free(job.folder, job.resume)
+    if job.data.name is None and job.data.json_path is None:
+        job = replace(job, data=replace(job.data, name=USUAL_DATA))
     result = stored_precision(folder) if job.settings.precision in (None, "bf16-mixed", "16-mixed") else None
     precision = job.settings.precision or usual_precision(folder, full=job.method == "full")
     job = replace(job, settings=replace(job.settings, precision=precision))

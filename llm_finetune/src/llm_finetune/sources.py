@@ -1,7 +1,7 @@
 """Data sets by name: where their files are, under which licence, and how their rows become rows of ours.
 
-Addresses, fractions and prompt styles are those of LitGPT 0.5.13; Dolly's repository and the licences are those that
-the sets' makers state. Nothing was downloaded to check this: whether a set still is where it was is not known.
+Addresses, fractions and prompt styles are those of LitGPT 0.5.13; Dolly's repository and the licences are from memory.
+Nothing was downloaded to check this: read a set's own page before you rely on its licence.
 """
 
 import difflib
