@@ -64,7 +64,8 @@ def test_rotate(turning: int, rows: int) -> None:
     angles = torch.randn(rows, 1, 7, turning // 2)
     cos, sin = torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
     wanted = gradients(lambda x: plain_rotate(x, (cos, sin)), [x], d)
-    assert_close(gradients(lambda x: rotate(x, (cos, sin)), [x], d), wanted, rtol=1e-5, atol=1e-5)
+    with workspace.using():
+        assert_close(gradients(lambda x: rotate(x, (cos, sin)), [x], d), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("either")
@@ -79,16 +80,41 @@ def test_silu_gate(used: bool) -> None:
 
 def test_second_gradients_are_refused_and_never_wrong() -> None:
     x = torch.randn(4, 8, requires_grad=True)
-    (first,) = torch.autograd.grad(silu_gate(x, x * 1).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        first.sum().backward()
+    with workspace.using():
+        (first,) = torch.autograd.grad(silu_gate(x, x * 1).sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            first.sum().backward()
+
+
+def test_without_a_workspace_torch_differentiates_twice_and_by_its_transforms() -> None:
+    layer, x = RMSNorm(8, 1e-5), torch.randn(4, 8)
+    torch.nn.init.ones_(layer.weight)
+    wanted = torch.func.jacrev(lambda x: plain_norm(x, layer.weight.detach()))(x)
+    assert_close(torch.func.jacrev(layer)(x), wanted, rtol=1e-5, atol=1e-5)
+    own = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(layer(silu_gate(own, own * 1)).sum(), own, create_graph=True)
+    first.square().sum().backward()
+    assert own.grad is not None
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("shape", [(512,), (300, 1)])
+def test_an_up_that_is_broadcast(shape: tuple[int, ...]) -> None:
+    """The kernel read past its end, and the gradient of gate was whatever lay there."""
+    torch.manual_seed(0)
+    inputs, d = (torch.randn(300, 512), torch.randn(shape)), torch.randn(300, 512)
+    wanted = gradients(lambda gate, up: F.silu(gate) * up, inputs, d)
+    with workspace.using():
+        assert_close(gradients(silu_gate, inputs, d), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_other_types_and_autocast_are_left_to_torch() -> None:
     x = torch.randn(4, 8, requires_grad=True)
-    assert training.applies(x, x)
-    assert not training.applies(x, x.bfloat16())
-    with torch.no_grad():
-        assert not training.applies(x, x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not training.applies(x, x)
+    assert not training.applies(x, x)
+    with workspace.using():
+        assert training.applies(x, x)
+        assert not training.applies(x, x.bfloat16())
+        with torch.no_grad():
+            assert not training.applies(x, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not training.applies(x, x)

@@ -141,3 +141,18 @@ def test_a_forward_that_is_computed_again_is_the_same(
         )
         losses.append([row["loss"] for row in run.history if "loss" in row])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_products_of_no_rows(dtype: torch.dtype) -> None:
+    layer, x = nn.Linear(8, 4, dtype=dtype).requires_grad_(False), torch.zeros(2, 0, 8, dtype=dtype)
+    with lean():
+        y = layer(x.requires_grad_())
+        y.sum().backward()
+    assert y.shape == (2, 0, 4)
+
+
+def test_a_sum_keeps_the_strides_of_its_terms() -> None:
+    x = torch.randn(4, 256, 8, 64, requires_grad=True).transpose(1, 2)
+    with lean():
+        assert (x + x).transpose(1, 2).view(4, 256, 512).shape == (4, 256, 512)

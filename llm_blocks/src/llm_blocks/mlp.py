@@ -34,7 +34,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv 2002.05202)."""
-    if training.applies(gate, up):
+    if gate.shape == up.shape and training.applies(gate, up):
         return training.SiluGate.apply(gate, up)
     y = steps.silu_gate(gate, up)
     return F.silu(gate) * up if y is None else y

@@ -47,7 +47,7 @@ def rotate(x: Tensor, table: RopeTable) -> Tensor:
     Where the table is narrower than the heads, the dimensions after its R stay as they are.
     """
     cos, signed_sin = table
-    if training.applies(x, cos):
+    if not cos.requires_grad and training.applies(x, cos):
         return training.Rotate.apply(x, cos, signed_sin)
     turned = steps.rotate(x, cos, signed_sin)
     if turned is not None:

@@ -15,13 +15,16 @@ from llm_quant import steps, workspace
 
 
 def applies(*tensors: Tensor) -> bool:
-    """Whether these functions serve: on the CPU, for tensors of one floating type whose gradients are recorded."""
+    """Whether these functions serve: in a workspace, on the CPU, for tensors of one type whose gradients are recorded.
+
+    Elsewhere torch's operators stay, for they can be differentiated twice, forward and by `torch.func`.
+    """
     first = tensors[0]
     return (
-        torch.is_grad_enabled()
+        workspace.in_use()
+        and torch.is_grad_enabled()
         and any(each.requires_grad for each in tensors)
         and all(each.dtype == first.dtype and each.device.type == "cpu" for each in tensors)
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -48,7 +51,7 @@ class RmsNorm(torch.autograd.Function):
         scale = wide.square().mean(-1, keepdim=True).add_(ctx.eps).rsqrt_()  # (..., 1)
         dx = dweight = None
         if ctx.needs_input_grad[1]:
-            dweight = (dy.float() * wide * scale).flatten(0, -2).sum(0).to(weight.dtype)
+            dweight = (dy.float() * wide * scale).view(-1, x.size(-1)).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             d = workspace.empty(x.shape, torch.float32)
             torch.mul(dy, weight, out=d)

@@ -105,7 +105,7 @@ class LowRankProduct(torch.autograd.Function):
         if ctx.same and dx is not None:
             dx.view(-1, dx.size(-1)).addmm_(dlow, a.to(d.dtype))
         elif ctx.needs_input_grad[1]:
-            dgiven = torch.mm(dlow, a.to(d.dtype)).view(*dy.shape[:-1], -1)
+            dgiven = torch.mm(dlow, a.to(d.dtype)).view(*dy.shape[:-1], a.size(1))
         return dx, dgiven, None, None, da, db, None
 
 
@@ -127,16 +127,14 @@ def _times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., K) times the transpose of weight (N, K), plus bias."""
     rows = x.reshape(-1, x.size(-1))
     if x.dtype == torch.float32 and _has_onednn():
-        return _onednn(rows, weight, bias, "none", [], "").view(*x.shape[:-1], -1)
+        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return y.view(*x.shape[:-1], weight.size(0))
     y = workspace.empty((rows.size(0), weight.size(0)), x.dtype)
     if bias is None:
         torch.mm(rows, weight.t(), out=y)
     else:
         torch.addmm(bias, rows, weight.t(), out=y)
-    return y.view(*x.shape[:-1], -1)
-
-
-_onednn: Any = torch.ops.mkldnn._linear_pointwise
+    return y.view(*x.shape[:-1], weight.size(0))
 
 
 @cache
@@ -168,4 +166,6 @@ def _is_sum(x: Any, y: Any) -> bool:
         and x.device.type == y.device.type == "cpu"
         and x.nbytes >= workspace.SMALLEST
         and x.is_floating_point()
+        and x.is_contiguous()
+        and y.is_contiguous()  # else the sum keeps the strides that both have
     )

@@ -99,7 +99,7 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor | None:
 
 def norm_backward(x: Tensor, weight: Tensor, d: Tensor, eps: float) -> Tensor | None:
     """The gradient of x (..., C) where d is that of `rms_norm` without offset; None where torch has to do it."""
-    if not _applies(x, weight, d, most=MANY):
+    if not _applies(x, weight, d, most=MANY) or weight.numel() != x.size(-1) or d.shape != x.shape:
         return None
     size = (x.numel() // x.size(-1), x.size(-1))
     y = workspace.empty(x.shape, x.dtype)
@@ -108,7 +108,7 @@ def norm_backward(x: Tensor, weight: Tensor, d: Tensor, eps: float) -> Tensor | 
 
 def gated_backward(gate: Tensor, up: Tensor, d: Tensor) -> tuple[Tensor, Tensor] | None:
     """The gradients of gate and up where d is that of silu(gate) * up, all of one shape; None where torch has to."""
-    if not _applies(gate, up, d, most=MANY):
+    if not _applies(gate, up, d, most=MANY) or not gate.shape == up.shape == d.shape:
         return None
     outputs = workspace.empty(gate.shape, gate.dtype), workspace.empty(gate.shape, gate.dtype)
     made = Operation(code=operations.GATED_BACKWARD, inputs=(gate, up, d), outputs=outputs, size=(gate.numel(),))

@@ -8,12 +8,17 @@ import torch
 from llm_blocks import training
 from llm_blocks.testing.laws import Make, close
 from llm_blocks.testing.packed import forward_backward
+from llm_quant import workspace
 
 
 def check_gradients(make: Make, row: Sequence[int]) -> None:
-    """Logits and the gradient of every parameter = those of torch's own operators, as near as `check_packed` has it."""
+    """Logits and the gradient of every parameter, in a workspace, = those of torch's own operators without one.
+
+    As near as `check_packed` has it.
+    """
     model, ids = make("f"), torch.tensor([list(row)])
-    found, learned = forward_backward(model, lambda: model(ids))
+    with workspace.using(), mock.patch.object(workspace, "SMALLEST", 1):
+        found, learned = forward_backward(model, lambda: model(ids))
     with mock.patch.object(training, "applies", return_value=False):
         plain, wanted = forward_backward(model, lambda: model(ids))
     close(found, plain, "logits of a forward that learns")
