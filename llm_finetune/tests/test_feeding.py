@@ -91,3 +91,13 @@ def test_packed_and_grouped_rows_are_the_same_samples(packing: bool, grouped: bo
     assert feed.epoch(0) == 0
     assert feed.epoch(feed.steps) == 2
     assert [feed.epoch(step) for step in range(feed.steps)] == sorted(feed.epoch(step) for step in range(feed.steps))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_row_beyond_the_models_context_is_refused(part: str) -> None:
+    short, long = Sample(ids=[1] * 9, weights=[1.0] * 9), Sample(ids=[1] * 10, weights=[1.0] * 10)
+    Feed(Rows(train=[short], val=[short]), Settings(), context=8)
+    rows = Rows(train=[short, long] if part == "train" else [short], val=[short, long])
+    with pytest.raises(ValueError, match=f"{part} row 1 .* takes 9 positions, and the model has 8; .*max_seq_length 9"):
+        Feed(rows, Settings(), context=8)
+    Feed(rows, Settings(train=Train(max_seq_length=9)), context=8)

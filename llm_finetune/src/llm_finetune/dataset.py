@@ -65,8 +65,13 @@ class Dataset:
         )
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer with the chat template that conversations are written in, as the result is to be served."""
+        return self.renderer.tokenizer
+
+    @property
     def style(self) -> Style:
-        """How conversations are written; `style.jinja(tokenizer)` lets serving write the same."""
+        """How conversations are written; `style.jinja(tokenizer)` is its chat template."""
         return self.renderer.style
 
 

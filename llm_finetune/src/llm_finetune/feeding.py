@@ -31,12 +31,14 @@ class Rows:
 class Feed:
     """The micro-batches of every step of a run. Rows follow each other from epoch to epoch; the last step may be short.
 
-    `steps` is how many the run has by its settings, `max_time` aside. ValueError without rows.
+    `steps` is how many the run has by its settings, `max_time` aside. ValueError without rows, and for a sample that
+    is longer than `context`, the positions of the model.
     """
 
-    def __init__(self, rows: Rows, settings: Settings) -> None:
+    def __init__(self, rows: Rows, settings: Settings, *, context: int | None = None) -> None:
         if not len(rows.train):
             raise ValueError("there is no row to train on")
+        _require_context(rows, settings, context)
         train = settings.train
         self._items, self._train = rows.train, train
         lengths = [places(cut(item, train.max_seq_length)) for item in rows.train]
@@ -97,6 +99,20 @@ def cut(item: Item, length: int | None) -> Item:
 def places(item: Item) -> int:
     """The positions that a row takes in a batch."""
     return sum(len(each.ids) - 1 for each in (item if isinstance(item, tuple) else (item,)))
+
+
+def _require_context(rows: Rows, settings: Settings, context: int | None) -> None:
+    if context is None:
+        return
+    for part, items in (("train", rows.train), ("val", rows.val)):
+        for number, item in enumerate(items):
+            for sample in item if isinstance(item, tuple) else (item,):
+                length = min(len(sample.ids), settings.train.max_seq_length or len(sample.ids)) - 1
+                if length > context:
+                    raise ValueError(
+                        f"{part} row {number} (from 0) takes {length} positions, and the model has {context}; give "
+                        f"train.max_seq_length {context + 1} or less, or load_data(..., max_seq_length={context})"
+                    )
 
 
 def fingerprint(rows: Rows) -> str:

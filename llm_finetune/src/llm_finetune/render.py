@@ -6,7 +6,7 @@ from typing import Literal
 
 from llm_finetune.batches import Sample
 from llm_finetune.rows import Conversation, Ids, Pair, Row, RowError, Text, Turn
-from llm_finetune.spans import Conversed, Spans
+from llm_finetune.spans import Conversed, Spans, end_of_turn
 from llm_finetune.styles import Style
 from llm_tokenizer import Tokenizer, TokenizerError
 
@@ -112,9 +112,7 @@ class Renderer:
     @property
     def end_id(self) -> int | None:
         """The first special token that the style puts after an answer: where generating can stop. None without one."""
-        decode = self.tokenizer.decode
-        special = (token for token in self._spans.closing() if decode([token]) != decode([token], skip_special=False))
-        return next(special, None)
+        return end_of_turn(self.tokenizer, takes_input=self.style.takes_input)
 
     def show(self, sample: Sample, *, marks: tuple[str, str] = ("[[", "]]")) -> str:
         """The sample as text, trained tokens between the marks; control characters are spelled out."""

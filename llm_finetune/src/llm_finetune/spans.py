@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_finetune.rows import Turn
-from llm_tokenizer import Tokenizer
+from llm_tokenizer import Tokenizer, TokenizerError
 
 _MARK = "\ue000\ue001"  # for private use, so in no template and no answer
 
@@ -118,6 +118,19 @@ class Spans:
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special=False)
+
+
+def end_of_turn(tokenizer: Tokenizer, *, takes_input: bool = False) -> int | None:
+    """The first special token that the chat template puts after an answer: where generating can stop.
+
+    None without one, and for a template that doesn't write a question and its answer.
+    """
+    try:
+        closing = Spans(tokenizer, takes_input=takes_input).closing()
+    except TokenizerError:
+        return None
+    decode = tokenizer.decode
+    return next((token for token in closing if decode([token]) != decode([token], skip_special=False)), None)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -69,6 +69,7 @@ def finetune(
     data = _read(data, trained, tokenizer, settings)
     rows = data if isinstance(data, Rows) else data.rows if isinstance(data, Dataset) else Rows(train=data)
     folder = run_folder.opened(out_dir, resume, world())
+    tokenizer = data.tokenizer if isinstance(data, Dataset) else tokenizer  # with the template that was trained
     try:
         tell = on_event or (lambda event: None)
         trainer = Trainer(trained, rows, settings, chosen, folder, tokenizer, tell, stop)
@@ -108,7 +109,10 @@ def _read(data: Data, model: Any, tokenizer: Tokenizer | None, settings: Setting
 
 
 def write_template(style: Style, tokenizer: Tokenizer, final: Path) -> None:
-    """Let serving write conversations as they were trained, where that isn't the checkpoint's own way."""
-    if not style.own:
+    """Let serving write conversations as they were trained, where that isn't the checkpoint's own way.
+
+    For the folder of an adapter: that of a whole model has it from `write_model`.
+    """
+    if not style.own and not (final / "config.json").exists():
         with atomic_file(final / TEMPLATE, overwrite=True) as file:
             file.write(style.jinja(tokenizer).encode())

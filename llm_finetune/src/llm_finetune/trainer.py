@@ -51,7 +51,7 @@ class Trainer:
         self._saved = state.newest(out_dir) if out_dir else None
         self._before: str | None = None
         self._told, self._busy = 0, 0.0  # tokens at the last step that was told, and seconds in steps since
-        self.feed = Feed(rows, settings)
+        self.feed = Feed(rows, settings, context=model.config.max_positions)
         self.rate = schedule(settings, self.feed.steps)
         convert(model, settings.precision)
         if settings.train.tie_embeddings is not None and method.name != "full":
