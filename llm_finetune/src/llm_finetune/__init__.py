@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from llm_finetune.config_file import read_settings, write_settings
     from llm_finetune.data_settings import JSON, DataSettings, TextFiles
     from llm_finetune.dataset import Dataset, Report, load_data
+    from llm_finetune.dry_run import DryRun, describe
+    from llm_finetune.estimate import Memory, estimate
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows
     from llm_finetune.freezing import freeze, train_layers
@@ -66,6 +68,7 @@ __all__ = [
     "DataError",
     "DataSettings",
     "Dataset",
+    "DryRun",
     "Eval",
     "Event",
     "Feed",
@@ -74,6 +77,7 @@ __all__ = [
     "Log",
     "Lora",
     "LoraLinear",
+    "Memory",
     "Method",
     "OptimizerSettings",
     "Optimizers",
@@ -98,8 +102,10 @@ __all__ = [
     "apply",
     "base_of",
     "build_optimizers",
+    "describe",
     "disabled",
     "dpo_loss",
+    "estimate",
     "finetune",
     "freeze",
     "full",
@@ -148,6 +154,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "DataError": "rows",
     "DataSettings": "data_settings",
     "Dataset": "dataset",
+    "DryRun": "dry_run",
     "Eval": "settings",
     "Event": "events",
     "Feed": "feeding",
@@ -157,6 +164,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "Log": "settings",
     "Lora": "lora_settings",
     "LoraLinear": "lora",
+    "Memory": "estimate",
     "Method": "methods",
     "OptimizerSettings": "settings",
     "Optimizers": "optimizers",
@@ -183,8 +191,10 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "apply": "peft_format",
     "base_of": "adapter_folder",
     "build_optimizers": "optimizers",
+    "describe": "dry_run",
     "disabled": "lora",
     "dpo_loss": "preferences",
+    "estimate": "estimate",
     "finetune": "train",
     "freeze": "freezing",
     "full": "methods",
