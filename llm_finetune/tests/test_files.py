@@ -3,14 +3,18 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from llm_finetune import json_rows
+from llm_finetune import files, json_rows
 from llm_finetune.files import data_files, read_file
-from llm_finetune.rows import DataError, RowError
+from llm_finetune.row_kinds import read_row
+from llm_finetune.rows import Conversation, DataError, RowError, Text
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
@@ -55,8 +59,6 @@ def test_text_is_one_row(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     rows = [{"messages": [{"role": "user", "content": str(i)}], "n": None} for i in range(3000)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     found = list(read_file(tmp_path / "x.parquet"))
@@ -179,3 +181,48 @@ def test_a_folder_without_training_data(tmp_path: Path) -> None:
     write(tmp_path, "val.json", "x")
     with pytest.raises(DataError, match=r"it has val\.json and no file called train"):
         data_files(tmp_path)
+
+
+def test_nested_messages_of_parquet_are_rows(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"messages": messages, "text": None}, {"messages": None, "text": "a story"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    found = [read_row(row, where) for where, row in read_file(tmp_path / "x.parquet")]
+    assert isinstance(found[0], Conversation)
+    assert [(turn.role, turn.content) for turn in found[0].turns] == [("user", "a"), ("assistant", "b")]
+    assert found[1] == Text(text="a story")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pyarrow.array([1, 2]), "'text' is a int"),
+        (pyarrow.array([b"\xff", b"a"]), "'text' is a bytes"),
+        (pyarrow.array([["a"], ["b"]]), "'text' is a list"),
+        (pyarrow.array([1.5, float("nan")]), "'text' is a float"),
+    ],
+)
+def test_wrong_types_of_parquet_are_named(tmp_path: Path, column: Any, message: str) -> None:
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
+    where, row = next(iter(read_file(tmp_path / "x.parquet")))
+    with pytest.raises(RowError, match=f"x.parquet:1: {message}"):
+        read_row(row, where)
+
+
+@pytest.mark.parametrize("place", range(1, 12))
+def test_parquet_with_hostile_bytes_at_its_end_is_refused(tmp_path: Path, place: int) -> None:
+    """The last eight bytes are the size of what describes the file, and a mark."""
+    parquet.write_table(pyarrow.table({"text": ["a"] * 9}), tmp_path / "x.parquet")
+    data = bytearray((tmp_path / "x.parquet").read_bytes())
+    data[-place] = 0xFF
+    with pytest.raises(DataError, match="not readable as Parquet"):
+        list(read_file(write(tmp_path, "y.parquet", bytes(data))))
+
+
+def test_a_row_of_parquet_over_the_limit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 100)
+    table = pyarrow.table({"text": ["a", "b" * 101, "c"]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    bad: list[RowError] = []
+    assert [row for _, row in read_file(tmp_path / "x.parquet", bad.append)] == [{"text": "a"}, {"text": "c"}]
+    assert "x.parquet:2" in str(bad[0])

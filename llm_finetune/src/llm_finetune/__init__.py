@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from llm_finetune.data_settings import JSON, DataSettings, TextFiles
     from llm_finetune.dataset import Dataset, Report, load_data
     from llm_finetune.dry_run import DryRun, describe
-    from llm_finetune.estimate import Memory, estimate
     from llm_finetune.events import Event, Run
     from llm_finetune.feeding import Feed, Item, Rows
     from llm_finetune.freezing import freeze, train_layers
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from llm_finetune.low_rank import with_lora
     from llm_finetune.merging import merge_lora, unload
     from llm_finetune.methods import Method, full
+    from llm_finetune.needed_memory import Memory, estimate
     from llm_finetune.optimizers import Optimizers, build_optimizers
     from llm_finetune.order import Order, permutation
     from llm_finetune.peft_format import apply, write_adapter
@@ -164,7 +164,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "Log": "settings",
     "Lora": "lora_settings",
     "LoraLinear": "lora",
-    "Memory": "estimate",
+    "Memory": "needed_memory",
     "Method": "methods",
     "OptimizerSettings": "settings",
     "Optimizers": "optimizers",
@@ -194,7 +194,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "describe": "dry_run",
     "disabled": "lora",
     "dpo_loss": "preferences",
-    "estimate": "estimate",
+    "estimate": "needed_memory",
     "finetune": "train",
     "freeze": "freezing",
     "full": "methods",

@@ -7,10 +7,10 @@ from typing import Any
 from llm_blocks.free_memory import free_memory
 from llm_finetune.batches import Sample
 from llm_finetune.dataset import Dataset, Report
-from llm_finetune.estimate import Memory, estimate
 from llm_finetune.feeding import Feed, cut, places
 from llm_finetune.lora_settings import Lora
 from llm_finetune.memory import used
+from llm_finetune.needed_memory import Memory, estimate
 from llm_finetune.settings import Settings
 
 SHOWN = 2000  # characters of the sample

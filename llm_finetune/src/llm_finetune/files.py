@@ -153,10 +153,17 @@ def _parquet_rows(path: Path, bad: Bad) -> Iterator[Located]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for place in range(batch.num_rows):  # one after the other: Python's objects are many times as large
                     number += 1
-                    yield f"{path.name}:{number}", row
-    except ArrowException as error:
+                    where, one = f"{path.name}:{number}", batch.slice(place, 1)
+                    if one.nbytes > MAX_ROW_BYTES:
+                        what = f"the row has {one.nbytes:,} bytes"
+                        bad(RowError(where, what, f"at most {MAX_ROW_BYTES:,}", reason="too long"))
+                        continue
+                    yield where, one.to_pylist()[0]
+    except DataError:
+        raise
+    except (ArrowException, OSError, ValueError) as error:  # damage shows as any of them, text that is no UTF-8 too
         raise DataError(f"{path}: after row {number}: not readable as Parquet ({str(error)[:200]})") from error
 
 

@@ -29,7 +29,8 @@ _STATE = {"AdamW": 8, "PagedAdamW": 8, "SGD": 4, "Muon": 4, "AdamW8bit": 2, "Pag
 class Memory:
     """Bytes of each share at the most. saved: what forward keeps for backward of a micro-batch.
 
-    reused: of these, what is counted twice. With one micro-batch a step, gradients come as what was kept goes.
+    reused: of these, what is counted twice. With one micro-batch a step, gradients come as what was kept
+    goes; about half of them find its place.
     """
 
     weights: int
@@ -71,7 +72,7 @@ def estimate(model: Any, settings: Settings, *, positions: int, lora: Lora | Non
         saved=saved,
         loss=LOGITS * 4 * min(settings.train.chunk_size, positions) * model.config.vocab_size,
         interpreter=INTERPRETER,
-        reused=min(gradients, saved) if single else 0,
+        reused=min(gradients, saved) // 2 if single else 0,
     )
 
 
