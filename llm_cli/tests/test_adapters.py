@@ -187,6 +187,21 @@ def test_the_tokenizer_of_the_adapter_goes_before_that_of_the_base(one: Path, in
     assert LLM.load(tmp_path / "own", distribute=None).tokenizer.chat_template == "mine"
 
 
+def test_the_template_that_an_adapter_was_trained_with_goes_before_that_of_its_base(
+    one: Path, instruct: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(one, tmp_path / "one")
+    template = "{% for m in messages %}Q: {{ m.content }}\nA: {% endfor %}"
+    (tmp_path / "one" / "chat_template.jinja").write_text(template)
+    messages = [{"role": "user", "content": "why?"}]
+    found = LLM.load(tmp_path / "one", distribute=None).tokenizer
+    assert found is not None
+    assert found.render_chat(messages) == "Q: why?\nA: "
+    plain = LLM.load(instruct, distribute=None).tokenizer
+    assert plain is not None
+    assert plain.render_chat(messages) != "Q: why?\nA: "
+
+
 def test_the_base_is_quantized_and_the_adapter_stays_in_fp32(one: Path, instruct: Path) -> None:
     llm, plain = _placed(one, quantize="int8"), _placed(instruct, quantize="int8")
     assert all(each.dtype == torch.float32 for each in lora_parameters(llm.model).values())

@@ -8,6 +8,8 @@ from llm_cli import adapters, belonging, models
 from llm_cli.source import Source, find_tokenizer, pretrained, random_weights, resolve_tokenizer
 from llm_tokenizer import Tokenizer
 
+TEMPLATE = "chat_template.jinja"
+
 
 def open_model(
     model: str | Path | None,
@@ -55,5 +57,12 @@ def _folders(named: Mapping[str, str | Path]) -> dict[str, Path]:
 
 
 def _tokenizer(folders: Sequence[Path]) -> Tokenizer | None:
-    """The tokenizer of the first folder that has one: an adapter's goes before its base's."""
-    return next((found for folder in folders if (found := find_tokenizer(folder)) is not None), None)
+    """The tokenizer of the first folder that has one: an adapter's goes before its base's.
+
+    An adapter without one may have the chat template that it was trained with, which goes before the base's.
+    """
+    found = next((found for folder in folders if (found := find_tokenizer(folder)) is not None), None)
+    template = next((file for folder in folders if (file := folder / TEMPLATE).is_file()), None)
+    if found is None or template is None or template.parent == found.files[0].parent:
+        return found
+    return found.with_chat_template(template.read_text(encoding="utf-8"))
