@@ -20,7 +20,7 @@ INTERPRETER = 250 * 10**6  # Python with torch and our packages, before a model 
 OUTPUTS = 1.5  # of a layer's linear layers, how many times the widths of their outputs are kept
 WIDTHS = 8.0  # and how many times the model's width: residual sums, normed inputs
 INPUTS = 0.55  # of linear layers that train, how many times the widths of their inputs are kept
-HOLES = {4: 1.5, 2: 1.8}  # what comes and goes in a step, and holes of the allocator, by the bytes of a number
+HOLES = {4: 1.15, 2: 1.25}  # what comes and goes in a step, and holes of the allocator, by the bytes of a number
 LOGITS = 3  # chunks of logits in fp32 that live at once
 _STATE = {"AdamW": 8, "PagedAdamW": 8, "SGD": 4, "Muon": 4, "AdamW8bit": 2, "PagedAdamW8bit": 2}
 
