@@ -122,3 +122,33 @@ def test_gradients_are_left_to_torch_where_the_kernels_do_not_serve(level: str) 
     assert steps.gated_backward(x, x, x) is None
     apart = torch.randn(64, 4).t()
     assert steps.norm_backward(apart, apart[0].contiguous(), apart, 1e-5) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 15, 64, 3001])
+def test_nll_and_its_gradient(level: str, dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(width)
+    logits, targets = (8 * torch.randn(9, width)).to(dtype), torch.randint(0, width, (9,))
+    logits[0, targets[0]] = 60.0
+    found = steps.nll(logits, targets)
+    assert found is not None
+    wide = logits.double().requires_grad_()
+    wanted = F.cross_entropy(wide, targets, reduction="none")
+    factors = torch.randn(9)
+    wanted.backward(factors.double())
+    assert wide.grad is not None
+    assert_close(found[0].double(), wanted.detach(), rtol=1e-5, atol=1e-5)
+    assert_close(found[1].double(), torch.logsumexp(wide.detach(), -1), rtol=1e-6, atol=1e-5)
+    d = steps.nll_backward(logits, targets, found[1], factors)
+    step = 2**-8 if dtype == torch.bfloat16 else 2**-15
+    assert_close(d.double(), wide.grad, rtol=step, atol=1e-6)
+
+
+def test_nll_of_no_number_is_none_and_targets_that_are_no_tokens_are_left_to_torch(level: str) -> None:
+    logits = torch.randn(3, 40)
+    logits[1, 5] = float("nan")
+    found = steps.nll(logits, torch.tensor([1, 2, 3]))
+    assert found is not None
+    assert found[0].isnan().tolist() == [False, True, False]
+    for wrong in (torch.tensor([0, 40, 1]), torch.tensor([0, -1, 1]), torch.tensor([0, 1])):
+        assert steps.nll(logits, wrong) is None

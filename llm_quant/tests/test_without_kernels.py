@@ -54,3 +54,14 @@ def test_a_file_that_is_no_library_is_a_reason(monkeypatch: pytest.MonkeyPatch, 
     assert "_kernels.so can't be loaded" in native._library.__wrapped__()
     broken.unlink()
     assert "not compiled; install llm_quant where there is a C compiler" in native._library.__wrapped__()
+
+
+def test_a_library_that_was_built_from_other_sources_is_refused() -> None:
+    """An older one once ran beside newer Python: it left gradients unwritten, and nobody was told."""
+    script = "from llm_quant import native; native.INTERFACE += 1; print(native.level(), native.reason())"
+    found = run(script, "")
+    if native.reason() is None:
+        assert "None" in found
+        assert "built from other sources" in found
+    else:
+        assert found.startswith("None")

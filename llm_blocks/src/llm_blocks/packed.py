@@ -38,8 +38,11 @@ class PackedView:
         return torch.cat([found[index] for index in range(len(self.segments))], dim=2)
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(1, K, T, D) whose segments are equally long as rows of a batch, (S, K, t, D)."""
-        return x[0].unflatten(1, (len(self.segments), -1)).transpose(0, 1)
+        """(1, K, T, D) whose segments are equally long as rows of a batch, (S, K, t, D).
+
+        Squeezed and not indexed, for which backward would fill a tensor with zeros.
+        """
+        return x.squeeze(0).unflatten(1, (len(self.segments), -1)).transpose(0, 1)
 
 
 def check_segments(batch: int, time: int, segments: Sequence[int]) -> tuple[int, ...]:

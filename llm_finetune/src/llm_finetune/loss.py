@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm_finetune.products import again
-from llm_quant import workspace
+from llm_quant import steps, workspace
 
 CHUNK = 256  # positions whose logits are there at once
-ROWS = 16  # positions whose logits stay in the cache of a processor from step to step
 
 
 def linear_cross_entropy(end: nn.Module, x: Tensor, targets: Tensor, weights: Tensor, *, chunk: int = CHUNK) -> Tensor:
@@ -65,41 +64,25 @@ def _check(x: Tensor, others: Tensor, chunk: int) -> None:
 
 
 def _nll(end: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-    logits = end(x[None])[0]
-    if workspace.in_use() and logits.device.type == "cpu":
-        return _Nll.apply(logits, targets)
+    logits = end(x[None]).squeeze(0)  # indexing would fill a tensor of this size in backward
+    found = steps.nll(logits.detach(), targets) if workspace.in_use() else None
+    if found is not None:
+        return _Nll.apply(logits, targets, *found)
     return F.cross_entropy(logits.float(), targets, reduction="none")  # (n,)
 
 
 class _Nll(torch.autograd.Function):
-    """The negative log-likelihood (n,) fp32 of targets (n,) after logits (n, V).
-
-    torch's own makes three tensors of (n, V) fp32, this one makes one and goes through it while it is in the cache. The
-    gradient is taken once, for it is made in place.
-    """
+    """What `steps.nll` found of logits (n, V): of that size there is nothing but the logits and their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        powers = workspace.empty(logits.shape, torch.float32)
-        totals, found = logits.new_empty(targets.shape, dtype=torch.float32), []
-        for start in range(0, logits.size(0), ROWS):
-            rows = slice(start, start + ROWS)
-            each = powers[rows].copy_(logits[rows])
-            each -= each.amax(-1, keepdim=True)
-            found.append(each.gather(1, targets[rows, None])[:, 0])
-            torch.sum(each.exp_(), -1, out=totals[rows])
-        ctx.powers, ctx.totals, ctx.dtype = powers, totals, logits.dtype
-        ctx.save_for_backward(targets)
-        return totals.log() - torch.cat(found)
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, nll: Tensor, logarithms: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, targets, logarithms)
+        return nll.clone()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
-        (factors,), (targets,) = outputs, ctx.saved_tensors
-        powers, ctx.powers = ctx.powers, None
-        assert powers is not None, "its memory was used by the first backward"
-        powers.mul_((factors / ctx.totals)[:, None])
-        powers.scatter_add_(1, targets[:, None], -factors[:, None])
-        return powers if ctx.dtype == torch.float32 else powers.to(ctx.dtype), None
+        (factors,), (logits, targets, logarithms) = outputs, ctx.saved_tensors
+        return steps.nll_backward(logits, targets, logarithms, factors), None, None, None
 
 
 class _Chunked(torch.autograd.Function):

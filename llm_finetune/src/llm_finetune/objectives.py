@@ -44,7 +44,7 @@ class NextToken(Objective):
 
     def loss(self, model: Any, items: Sequence[Item]) -> Tensor:
         batch, device = pack(_samples(items)), _device(model)
-        x = model.hidden(batch.ids.to(device), segments=batch.segments)[0]  # (T, C)
+        x = model.hidden(batch.ids.to(device), segments=batch.segments).squeeze(0)  # (T, C)
         targets, weights = batch.targets[0].to(device), batch.weights[0].to(device)
         return linear_cross_entropy(model.end, x, targets, weights, chunk=self._chunk)
 
@@ -64,7 +64,7 @@ class _Pairs(Objective):
         batch, device = pack([sample for pair in pairs for sample in pair]), _device(model)
         weights = batch.weights[0].to(device)
         trained = weights > 0
-        x = model.hidden(batch.ids.to(device), segments=batch.segments)[0][trained]  # (N, C)
+        x = model.hidden(batch.ids.to(device), segments=batch.segments).squeeze(0)[trained]  # (N, C)
         nll = position_nll(model.end, x, batch.targets[0].to(device)[trained], chunk=self._chunk)
         sizes = torch.tensor(batch.segments, device=device)
         owner = torch.arange(2 * len(pairs), device=device).repeat_interleave(sizes)[trained]

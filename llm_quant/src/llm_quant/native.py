@@ -15,6 +15,7 @@ INT8, INT4, BF16 = range(3)
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LEVELS = ("avx512", "avx2", "neon_bf16", "neon_dot", "neon", "portable")
 MANY = ("avx512",)  # levels with products of many rows
+INTERFACE = 2  # what entry.c has
 OFF = "off"
 
 _FILE = Path(__file__).with_name("_kernels.so")
@@ -168,6 +169,12 @@ class _Library:
 
     def __init__(self, file: Path) -> None:
         functions = ctypes.CDLL(str(file))
+        try:
+            interface = _LONG.in_dll(functions, "llm_quant_interface").value
+        except ValueError:  # there is none in it
+            interface = 1
+        if interface != INTERFACE:
+            raise OSError("it was built from other sources; install llm_quant again")
         self.level = ""
         self._choose, self._choose.argtypes = functions.llm_quant_level, (ctypes.c_char_p,)
         self._choose.restype = ctypes.c_char_p

@@ -19,6 +19,7 @@ WIDEST = 512  # size of a head
 SHORT, LONG = 64, 1024  # new positions
 FEW = 2**16  # numbers, for which a call costs more than the work
 MANY = 2**23  # numbers, beyond which torch serves
+LARGEST = 2**40
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, offset: bool = False) -> Tensor | None:
@@ -34,7 +35,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, offset: bool = False) -> 
         return None
     if x.numel() > FEW:
         size = (x.numel() // x.size(-1), x.size(-1))
-        return _computed(operations.NORM, (x, weight), torch.empty_like(x), size, kind=int(offset), number=(eps,))
+        y = workspace.empty(x.shape, x.dtype)
+        return _computed(operations.NORM, (x, weight), y, size, kind=int(offset), number=(eps,))
     y = native.norm(x.view(-1, x.size(-1)), weight, eps, offset=offset).view(x.shape)
     if operations.here.recorder is not None:
         size = (x.numel() // x.size(-1), x.size(-1))
@@ -114,6 +116,28 @@ def gated_backward(gate: Tensor, up: Tensor, d: Tensor) -> tuple[Tensor, Tensor]
     made = Operation(code=operations.GATED_BACKWARD, inputs=(gate, up, d), outputs=outputs, size=(gate.numel(),))
     operations.compute(made)
     return outputs
+
+
+def nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The negative log-likelihoods (M,) fp32 of targets (M,) int64 after logits (M, V), and log sum e^logit (M,) fp32.
+
+    None where torch has to do it, also for targets that are no tokens.
+    """
+    if not _applies(logits, most=LARGEST) or logits.dim() != 2 or targets.dtype != torch.int64:
+        return None
+    fits = targets.is_contiguous() and targets.shape == logits.shape[:1] and targets.device == logits.device
+    if not fits or int(targets.min()) < 0 or int(targets.max()) >= logits.size(1):
+        return None
+    y = torch.empty(2, logits.size(0))
+    found = _computed(operations.NLL, (logits, targets), y, (logits.size(0), logits.size(1)))
+    return found[0], found[1]
+
+
+def nll_backward(logits: Tensor, targets: Tensor, logarithms: Tensor, factors: Tensor) -> Tensor:
+    """The gradient of logits (M, V) that `nll` served, where factors (M,) are those of its likelihoods."""
+    y = workspace.empty(logits.shape, logits.dtype)
+    inputs = logits, targets, logarithms.contiguous(), factors.float().contiguous()
+    return _computed(operations.NLL_BACKWARD, inputs, y, (logits.size(0), logits.size(1)))
 
 
 def store(k: Tensor, v: Tensor, cache: tuple[Tensor, ...], starts: Sequence[int], ends: Sequence[int]) -> bool:
@@ -206,7 +230,7 @@ def _apart(x: Tensor) -> tuple[int, ...]:
 def _like_heads(x: Tensor, size: int) -> Tensor:
     """Heads (B, H, T, size) that lie in memory as (B, T, H, size)."""
     batch, heads, time, _ = x.shape
-    return x.new_empty(batch, time, heads, size).transpose(1, 2)
+    return workspace.empty((batch, time, heads, size), x.dtype).transpose(1, 2)
 
 
 def _is_cache(cache: tuple[Tensor, ...]) -> bool:

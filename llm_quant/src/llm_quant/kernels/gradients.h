@@ -55,4 +55,52 @@ static inline void gated_backward(const Op *op, int64_t from, int64_t to) {
         }
     }
 }
+/* NLL: size M V; in logits, targets as 64-bit numbers; out fp32 [2][M]: log sum e^logit less the target's logit, and the
+   former by itself. */
+static inline void nll(const Op *op, int64_t row) {
+    int64_t v = op->size[1], from = row * v, whole = v / 16 * 16;
+    float most[16], part[16] = {0}, top = -INFINITY, sum = 0, *out = op->out[0];
+    for (int j = 0; j < 16; j++) most[j] = -INFINITY;
+    if (op->type == FLOAT32) {
+        const float *x = (const float *)op->in[0] + from;
+        for (int64_t i = 0; i < whole; i += 16)
+            for (int j = 0; j < 16; j++) most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+        for (int64_t i = whole; i < v; i++) most[0] = x[i] > most[0] ? x[i] : most[0];
+        for (int j = 0; j < 16; j++) top = most[j] > top ? most[j] : top;
+        for (int64_t i = 0; i < whole; i += 16)
+            for (int j = 0; j < 16; j++) part[j] += exponential(x[i + j] - top);
+        for (int64_t i = whole; i < v; i++) part[0] += exponential(x[i] - top);
+    } else {
+        const uint16_t *x = (const uint16_t *)op->in[0] + from;
+        for (int64_t i = 0; i < whole; i += 16)
+            for (int j = 0; j < 16; j++) most[j] = from_bf16(x[i + j]) > most[j] ? from_bf16(x[i + j]) : most[j];
+        for (int64_t i = whole; i < v; i++) most[0] = from_bf16(x[i]) > most[0] ? from_bf16(x[i]) : most[0];
+        for (int j = 0; j < 16; j++) top = most[j] > top ? most[j] : top;
+        for (int64_t i = 0; i < whole; i += 16)
+            for (int j = 0; j < 16; j++) part[j] += exponential(from_bf16(x[i + j]) - top);
+        for (int64_t i = whole; i < v; i++) part[0] += exponential(from_bf16(x[i]) - top);
+    }
+    for (int j = 0; j < 16; j++) sum += part[j];
+    float all = top + logf(sum), target = number_at(op->in[0], from + ((const int64_t *)op->in[1])[row], op->type);
+    out[row] = all - target;
+    out[op->size[0] + row] = all;
+}
+
+/* NLL_BACKWARD: size M V; in logits, targets, the logarithms of NLL fp32 [M], factors fp32 [M]; out the gradient of the
+   logits where the gradients of NLL are the factors. */
+static inline void nll_backward(const Op *op, int64_t row) {
+    int64_t v = op->size[1], from = row * v, target = from + ((const int64_t *)op->in[1])[row];
+    float all = ((const float *)op->in[2])[row], factor = ((const float *)op->in[3])[row];
+    if (op->type == FLOAT32) {
+        const float *x = (const float *)op->in[0] + from;
+        float *out = (float *)op->out[0] + from;
+        for (int64_t i = 0; i < v; i++) out[i] = exponential(x[i] - all) * factor;
+    } else {
+        const uint16_t *x = (const uint16_t *)op->in[0] + from;
+        uint16_t *out = (uint16_t *)op->out[0] + from;
+        for (int64_t i = 0; i < v; i++) out[i] = to_bf16(exponential(from_bf16(x[i]) - all) * factor);
+    }
+    float share = exponential(number_at(op->in[0], target, op->type) - all);
+    put(op->out[0], target, (share - 1.0f) * factor, op->type);
+}
 #endif

@@ -65,7 +65,7 @@ typedef struct {
 } Op;
 
 enum { LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND,
-       NORM_BACKWARD, GATED_BACKWARD };
+       NORM_BACKWARD, GATED_BACKWARD, NLL, NLL_BACKWARD };
 
 /* One level of instructions. `round` fills row `row` of `to` from x [K] of `type`, whose groups have `group` columns. Each
    product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `many`, where it

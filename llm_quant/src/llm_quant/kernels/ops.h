@@ -172,6 +172,8 @@ static void step(const Op *op, const int64_t *starts, const int64_t *ends, int64
     case STORE: store_row(op, starts, ends, task); break;
     case NORM_BACKWARD: norm_backward(op, task); break;
     case GATED_BACKWARD: gated_backward(op, from, to); break;
+    case NLL: nll(op, task); break;
+    case NLL_BACKWARD: nll_backward(op, task); break;
     case ATTEND: attend(op, starts, ends, task); break;
     default: elementwise(op, from, to);
     }
