@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from llm_finetune.prompt_format import write_prompts
     from llm_finetune.prompting import with_adapter, with_adapter_v2
     from llm_finetune.recipes import recipe_names, recipe_path
+    from llm_finetune.report import write_report
     from llm_finetune.rows import DataError, RowError
     from llm_finetune.running import run_job
     from llm_finetune.samples import Samples
@@ -145,6 +146,7 @@ __all__ = [
     "with_lora",
     "write_adapter",
     "write_prompts",
+    "write_report",
     "write_settings",
 ]
 _WHERE = {  # the module of each name, which is imported when it is first asked for: settings are read without torch
@@ -235,6 +237,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "write_adapter": "peft_format",
     "write_settings": "config_file",
     "write_prompts": "prompt_format",
+    "write_report": "report",
 }
 
 

@@ -1,5 +1,6 @@
 """A whole run from a `Job`: base model and data read, trained, and a folder that can be talked to."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.job import Job
 from llm_finetune.job_methods import method_of
 from llm_finetune.parallel import world
+from llm_finetune.report import NAME as REPORT
+from llm_finetune.report import write_report
 from llm_finetune.train import finetune
 from llm_tokenizer import Tokenizer
 
@@ -31,7 +34,7 @@ def run_job(
 
     `base` is what an adapter's folder calls its base model, the folder's path where nothing is given. `on_event` is
     also told of the data, before anything is trained: an Event "data" with the values report and style. Beside the
-    result is settings.yaml, which `read_settings` takes.
+    result are settings.yaml, which `read_settings` takes, and report.html.
 
     Raises as `finetune` and `load_data` do, for a filled folder of the run before anything is read.
     """
@@ -47,12 +50,16 @@ def run_job(
     if world().first:
         tell(Event(kind="data", step=0, values={"report": data.report, "style": data.style.name}))
 
+    prompts: list[str] = []
+
     def told(event: Event) -> None:
         if event.kind == "start":
             write_settings(effective(job), Path(job.folder) / NAME)
+        if event.kind == "sample" and not prompts:
+            prompts.append(event.values["prompt"])
         tell(event)
 
-    return finetune(
+    run = finetune(
         load_base(folder, precision=precision, quantize=job.quantize),
         data,
         tokenizer=tokenizer,
@@ -63,6 +70,19 @@ def run_job(
         on_event=told,
         stop=stop,
     )
+    if world().first and not run.interrupted:
+        _report(run, job, data, base or str(folder), prompts)
+    return run
+
+
+def _report(run: Run, job: Job, data: Dataset, base: str, prompts: list[str]) -> None:
+    """The page of a run. The result is there already, so that whatever fails here is a warning."""
+    try:
+        write_report(
+            job.folder, run, job=effective(job), data=data.report, base=base, prompt=prompts[0] if prompts else None
+        )
+    except Exception as error:  # noqa: BLE001 - a page that fails, for whatever reason, must not lose a run
+        warnings.warn(f"{job.folder}/{REPORT} could not be written: {error}", stacklevel=3)
 
 
 def read_data(job: Job, folder: str | Path) -> tuple[Tokenizer, Dataset]:
