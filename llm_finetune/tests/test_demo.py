@@ -1,12 +1,15 @@
-"""The model that ships with llm_cli, finetuned on a handful of texts that it has never seen."""
+"""Trained models, finetuned on texts that they have never seen."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 import llm_blocks
+import llm_sepweight
 from llm_blocks import testing
-from llm_finetune import Eval, Rows, Sample, Train, finetune
+from llm_finetune import JSON, Eval, Rows, Sample, Train, finetune
 from llm_tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "llm_cli" / "src" / "llm_cli" / "demo"
@@ -42,3 +45,29 @@ def test_the_model_that_ships_learns_a_new_fact_and_its_folder_keeps_the_tokeniz
     prompt = again.encode_chat([{"role": "user", "content": f"What colour is the {ANIMALS[-1]}?"}])
     found = testing.greedy(llm_blocks.load(run.final), prompt, 12)
     assert again.decode(found).startswith("Ultramarine, by law.")
+
+
+@pytest.mark.slow
+def test_a_trained_model_of_another_kind_learns_to_answer_instructions(tmp_path: Path) -> None:
+    """stories260K, which has 260 thousand weights and has seen stories alone, on 990 rows twice; 110 are held out."""
+    if "LLM_TEST_DATA" not in os.environ:
+        pytest.skip("LLM_TEST_DATA is unset: it names the folder with stories260K and the instruction rows")
+    source, rows = Path(os.environ["LLM_TEST_DATA"]) / "models" / "stories260K", "instruct/instruction-data.json"
+    config, weights = llm_blocks.find_importer("llama2c").open(source / "stories260K.bin")
+    folder = tmp_path / "stories"
+    llm_sepweight.write(folder, weights, config=config.to_hf())
+    shutil.copy(source / "tok512.model", folder / "tokenizer.model")
+    train = Train(epochs=2, micro_batch_size=16, learning_rate=2e-3, lr_warmup_fraction=0.1)
+    run = finetune(
+        folder,
+        JSON(str(Path(os.environ["LLM_TEST_DATA"]) / rows), val_split_fraction=0.1, prompt_style="alpaca"),
+        out_dir=tmp_path / "out",
+        train=train,
+        eval=Eval(initial_validation=True, interval=None, max_new_tokens=20),
+    )
+    assert run.step == 124
+    assert run.history[0]["val_loss"] == pytest.approx(5.15, abs=0.01)
+    assert run.val_loss is not None
+    assert run.val_loss < 2.2  # 2.14 on the machine on which this was written
+    assert run.final is not None
+    assert Tokenizer.load(run.final).chat_template is not None

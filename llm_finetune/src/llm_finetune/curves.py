@@ -53,6 +53,7 @@ def svg(curves: Sequence[Curve]) -> str:
     parts += [_horizontal(y, place) for y in ticks(ys) for _, place in placed([(xs[0], y)], xs, ys)]
     parts += [_vertical(x, place) for x in ticks(xs, whole=True) for place, _ in placed([(x, ys[0])], xs, ys)]
     parts += [_drawn(curve, number, xs, ys) for number, curve in enumerate(curves)]
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
     return "\n".join([*parts, "</svg>"])
 
 

@@ -131,7 +131,7 @@ def _summary(run: Run, base: str | None) -> list[tuple[str, object]]:
     found = [("base model", base), ("steps", f"{run.step:,}"), ("epochs", last.get("epoch"))]
     found += [("loss of the last step", _number(run.train_loss)), ("validation loss", _validation(run.history))]
     found += [("time", f"{seconds:,.1f} s"), ("tokens", f"{tokens:,}")]
-    found += [("of these trained", f"{last['trained_tokens']:,.6g}" if "trained_tokens" in last else None)]
+    found += [("of these trained", f"{last['trained_tokens']:,.0f}" if "trained_tokens" in last else None)]
     found += [("tokens per second, evaluations included", f"{tokens / seconds:,.0f}" if seconds else None)]
     found += [(name, f"{size / 1e9:.2f} GB" if size else None) for name, size in _peaks()]
     return [(name, text) for name, text in found if text is not None]
