@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_cli.commands.finetune_options import named
-from llm_cli.errors import DONE, INTERRUPTED, usage
+from llm_cli.errors import DONE, INTERRUPTED, UsageError, usage
 from llm_cli.output import write_lines, write_notice
 from llm_finetune.job import Job, MethodName
 
@@ -22,10 +23,21 @@ if TYPE_CHECKING:
 def run(method: MethodName | None, model: str | None, given: dict[str, Any]) -> int:
     """Finetune, and print the folder of the result; gives the exit code."""
     access_token = given.pop("access_token", None)
+    dry, as_json = given.pop("dry_run", False), given.pop("json", False)
+    if as_json and not dry:
+        raise UsageError("--json goes with --dry_run; the result of a run is the folder that it prints")
+    if access_token is not None:
+        given.setdefault("data__access_token", access_token)
     job = read_job(method, model, given)
     from llm_cli import models
 
     folder = models.resolve(job.model, access_token=access_token)  # here, so that several processes needn't fetch it
+    if dry:
+        from llm_finetune.running import plan_job
+
+        plan = plan_job(job, folder)
+        write_lines(json.dumps(plan.values, indent=2, ensure_ascii=False) if as_json else str(plan))
+        return DONE
     devices = _devices(job)
     if devices > 1 and job.num_nodes == 1 and "WORLD_SIZE" not in os.environ:
         from llm_finetune.launching import launch

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from llm_finetune.recipes import recipe_names, recipe_path
     from llm_finetune.report import write_report
     from llm_finetune.rows import DataError, RowError
-    from llm_finetune.running import run_job
+    from llm_finetune.running import plan_job, run_job
     from llm_finetune.samples import Samples
     from llm_finetune.schedules import schedule
     from llm_finetune.settings import Eval, Log, OptimizerSettings, Settings, Train, make_settings
@@ -124,6 +124,7 @@ __all__ = [
     "orpo_loss",
     "pack",
     "permutation",
+    "plan_job",
     "position_nll",
     "read_adapter",
     "read_settings",
@@ -214,6 +215,7 @@ _WHERE = {  # the module of each name, which is imported when it is first asked 
     "orpo_loss": "preferences",
     "pack": "batches",
     "permutation": "order",
+    "plan_job": "running",
     "position_nll": "loss",
     "read_adapter": "adapter_file",
     "read_settings": "config_file",

@@ -8,6 +8,7 @@ import torch
 import llm_blocks
 import llm_quant
 from llm_finetune.job import Quantization
+from llm_finetune.peft_format import skeleton
 from llm_finetune.precision import stored_dtype
 from llm_finetune.settings import Precision
 
@@ -28,6 +29,13 @@ def load_base(folder: str | Path, *, precision: Precision | None = None, quantiz
     dtype = stored_dtype(precision) or _dtype(stored, device)
     replace = None if quantize is None else lambda model: _plan(model, quantize)
     return llm_blocks.load(folder, device=device, dtype=dtype, replace=replace)
+
+
+def outline(folder: str | Path, *, precision: Precision | None = None) -> Any:
+    """The model of `load_base` without its numbers: of its sizes and dtype, on no device."""
+    with llm_blocks.open_checkpoint(folder) as checkpoint:
+        stored = checkpoint.dtype
+    return skeleton(llm_blocks.load_config(folder)).to(stored_dtype(precision) or _dtype(stored, _device()))
 
 
 def usual_precision(folder: str | Path, *, full: bool) -> Precision | None:

@@ -8,6 +8,7 @@ from llm_blocks.free_memory import free_memory
 from llm_finetune.batches import Sample
 from llm_finetune.dataset import Dataset, Report
 from llm_finetune.feeding import Feed, cut, places
+from llm_finetune.job import Quantization
 from llm_finetune.lora_settings import Lora
 from llm_finetune.memory import used
 from llm_finetune.needed_memory import Memory, estimate
@@ -68,10 +69,17 @@ class DryRun:
 
 
 def describe(
-    data: Dataset, settings: Settings, model: Any, *, lora: Lora | None = None, free: int | None = None
+    data: Dataset,
+    settings: Settings,
+    model: Any,
+    *,
+    lora: Lora | None = None,
+    quantize: Quantization | None = None,
+    free: int | None = None,
 ) -> DryRun:
-    """What `finetune` would do with these. `model` is a `Decoder` as loaded; lora None: all of it trains.
+    """What `finetune` would do with these. `model` is a `Decoder` as loaded, or without its numbers.
 
+    lora None: all of it trains. quantize: how its weights will be rounded, where they aren't yet.
     free: bytes that the whole process may have; None asks the system, and adds what the process has already.
     ValueError as `finetune` raises it for rows and settings that don't go together.
     """
@@ -79,7 +87,7 @@ def describe(
     samples, limit = data.train, settings.train.max_seq_length
     lengths = [places(cut(item, limit)) for item in samples.items]
     positions = _positions(data, settings, lengths)
-    memory = estimate(model, settings, positions=positions, lora=lora)
+    memory = estimate(model, settings, positions=positions, lora=lora, quantize=quantize)
     return DryRun(
         report=data.report,
         style=data.style.name,

@@ -5,12 +5,15 @@ layers by the constants below, which were fitted to measured runs of Llama's sha
 linear layers of their own, are not in it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+import llm_quant
+from llm_finetune.job import Quantization
 from llm_finetune.linears import is_linear, sizes_of
 from llm_finetune.lora_settings import Lora
 from llm_finetune.settings import Settings
@@ -22,6 +25,15 @@ WIDTHS = 8.0  # and how many times the model's width: residual sums, normed inpu
 INPUTS = 0.55  # of linear layers that train, how many times the widths of their inputs are kept
 HOLES = {4: 1.15, 2: 1.25}  # what comes and goes in a step, and holes of the allocator, by the bytes of a number
 LOGITS = 3  # chunks of logits in fp32 that live at once
+BYTES: Mapping[Quantization, float] = {  # of a rounded weight with its share of the scales
+    "bnb.nf4": 0.5625,
+    "bnb.fp4": 0.5625,
+    "bnb.nf4-dq": 0.516,
+    "bnb.fp4-dq": 0.516,
+    "bnb.int8": 1.01,
+    "int8": 1.01,
+    "int4": 0.53,
+}
 _STATE = {"AdamW": 8, "PagedAdamW": 8, "SGD": 4, "Muon": 4, "AdamW8bit": 2, "PagedAdamW8bit": 2}
 
 
@@ -48,12 +60,18 @@ class Memory:
         return parts - self.reused
 
 
-def estimate(model: Any, settings: Settings, *, positions: int, lora: Lora | None = None) -> Memory:
+def estimate(
+    model: Any, settings: Settings, *, positions: int, lora: Lora | None = None, quantize: Quantization | None = None
+) -> Memory:
     """What training `model`, a `Decoder` as it is before `finetune`, takes with micro-batches of so many positions.
 
-    lora None: all of it trains. ValueError for settings of LoRA that mean no layer.
+    lora None: all of it trains. quantize: how the weights of `model`, which aren't, will be rounded. ValueError for
+    settings of LoRA that mean no layer.
     """
     held = sum(each.numel() * each.element_size() for each in _tensors(model))
+    if quantize is not None:
+        rounded = [weight for layer in llm_quant.targets(model).values() for weight in llm_quant.weights_of(layer)]
+        held -= sum(round(each.numel() * (each.element_size() - BYTES[quantize])) for each in rounded)
     size = next(model.parameters()).element_size()
     if lora is None:
         trained, trained_bytes = sum(each.numel() for each in model.parameters()), size

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import llm_blocks
 from llm_finetune import run_folder
-from llm_finetune.base_model import load_base, stored_precision, usual_precision
+from llm_finetune.base_model import load_base, outline, stored_precision, usual_precision
 from llm_finetune.config_file import NAME, effective, write_settings
 from llm_finetune.dataset import Dataset, load_data
+from llm_finetune.dry_run import DryRun, describe
 from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.job import Job
 from llm_finetune.job_methods import method_of
+from llm_finetune.lora_settings import Lora
 from llm_finetune.parallel import world
 from llm_finetune.report import NAME as REPORT
 from llm_finetune.report import write_report
@@ -40,11 +42,9 @@ def run_job(
     """
     _require_available(job)
     run_folder.require_free(job.folder, job.resume)
-    if job.data.name is None and job.data.json_path is None:
-        job = replace(job, data=replace(job.data, name=USUAL_DATA))
     result = stored_precision(folder) if job.settings.precision in (None, "bf16-mixed", "16-mixed") else None
-    precision = job.settings.precision or usual_precision(folder, full=job.method == "full")
-    job = replace(job, settings=replace(job.settings, precision=precision))
+    job = _settled(job, folder)
+    precision = job.settings.precision
     tokenizer, data = read_data(job, folder)
     tell = on_event or (lambda event: None)
     if world().first:
@@ -73,6 +73,26 @@ def run_job(
     if world().first and not run.interrupted:
         _report(run, job, data, base or str(folder), prompts)
     return run
+
+
+def plan_job(job: Job, folder: str | Path) -> DryRun:
+    """What `run_job` would do, and the memory that it would take; nothing is trained, and no weight is read.
+
+    Of an adapter's prompts, which are few, the memory told is that of the smallest LoRA. Raises as `run_job` does.
+    """
+    run_folder.require_free(job.folder, job.resume)
+    job = _settled(job, folder)
+    model = outline(folder, precision=job.settings.precision)
+    lora = None if job.method == "full" else job.lora if job.method == "lora" else Lora(r=1)
+    return describe(read_data(job, folder)[1], job.settings, model, lora=lora, quantize=job.quantize)
+
+
+def _settled(job: Job, folder: str | Path) -> Job:
+    """A job with the data and the precision that it doesn't name."""
+    if job.data.name is None and job.data.json_path is None:
+        job = replace(job, data=replace(job.data, name=USUAL_DATA))
+    precision = job.settings.precision or usual_precision(folder, full=job.method == "full")
+    return replace(job, settings=replace(job.settings, precision=precision))
 
 
 def _report(run: Run, job: Job, data: Dataset, base: str, prompts: list[str]) -> None:

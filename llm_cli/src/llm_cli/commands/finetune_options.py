@@ -52,10 +52,9 @@ def _own() -> Iterator[inspect.Parameter]:
     yield inspect.Parameter("model", inspect.Parameter.POSITIONAL_ONLY, default=None, annotation=model)
     yield _keyword("config", Annotated[str | None, Parameter(name="--config", help=CONFIG_HELP)], None)
     yield _keyword("access_token", AccessToken, None)
-    if "data.num_workers" not in options():  # of older command lines; rows are read before the first step
-        yield _keyword("data__num_workers", Annotated[int, Parameter(name="--data.num_workers", show=False)], 0)
-    if "data.download_dir" not in options():
-        yield _keyword("data__download_dir", Annotated[str, Parameter(name="--data.download_dir", show=False)], "")
+    told = "Tell what the run would do, a sample and the memory that it takes, and train nothing."
+    yield _keyword("dry_run", Annotated[bool, Parameter(name="--dry_run", help=told)], False)
+    yield _keyword("json", Annotated[bool, Parameter(name="--json", help="What --dry_run tells, as JSON.")], False)
 
 
 def _parameter(option: Option, method: MethodName | None) -> inspect.Parameter:
