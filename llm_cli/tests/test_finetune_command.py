@@ -81,10 +81,13 @@ def test_a_file_of_rows_is_enough_and_the_result_answers(llm: Any, monkeypatch: 
     assert answer == "Ultramarine, by law.\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO("What colour is the otter?\nAnd the lynx?\n"))
     assert llm("chat", out.strip(), "--temperature", 0)[0].splitlines()[0] == "Ultramarine, by law."
-    assert sorted(path.name for path in Path("out/finetune/lora").iterdir() if not path.name.startswith("step-")) == [
+    assert sorted(
+        path.name for path in Path("out/finetune/lora").iterdir() if not path.name.startswith(("step-", "loss.png"))
+    ) == [
         "adapter",
         "final",
         "metrics.csv",
+        "report.html",
         "settings.yaml",
     ]
 

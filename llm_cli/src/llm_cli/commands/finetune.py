@@ -20,7 +20,7 @@ def finetune(model: str | None = None, /, **given: Any) -> int:
     MODEL is the model that ships inside where none is given, and DATA a file
     or folder of rows: `llm finetune MODEL --data my.json` is enough. OUT_DIR
     gets checkpoints, metrics.csv, settings.yaml (which --config takes again)
-    and at last `final`, the result, for which there is `llm chat`. A run that
+    and at last report.html and the result, `final`, for `llm chat`. A run that
     was interrupted goes on with --resume auto. Options of the command line
     count before those of the environment, and these before those of --config.
     """
