@@ -38,7 +38,8 @@ class Recorded:
         """Why steps aren't recorded, where they aren't; None as long as nothing is in the way."""
         self._steps: dict[tuple[Any, ...], _Step | None] = {}  # None where it came once
         self._cache: KVCache | None = None
-        self._switched = [each for each in model.modules() if isinstance(each, Switched)]
+        modules = model.modules() if isinstance(model, Decoder) else ()
+        self._switched = [each for each in modules if isinstance(each, Switched)]
         if not isinstance(model, Decoder):
             self.problem = "the model is no Decoder"
         elif native.level() is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llm_cli.commands.finetune_options import named
 from llm_cli.errors import DONE, INTERRUPTED, UsageError, usage
 from llm_cli.output import write_lines, write_notice
+from llm_cli.training_display import training_display
 from llm_finetune.job import Job, MethodName
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def train(job: Job, folder: Path, devices: int) -> int:
     from llm_finetune.parallel import world
     from llm_finetune.running import run_job
 
-    with started(devices, job.num_nodes), stopping(at_once=devices * job.num_nodes > 1) as (seen, asked):
+    several = devices * job.num_nodes > 1
+    with started(devices, job.num_nodes), stopping(at_once=several) as (seen, asked), training_display() as show:
         first = world().first
 
         def on_event(event: Event) -> None:
             seen(event)
-            tell(event)
+            show(event)
 
         done = run_job(job, folder, base=_name(job.model), on_event=on_event, stop=asked)
     if done.interrupted:
@@ -108,28 +110,6 @@ def resuming(job: Job) -> str:
     from llm_finetune.config_file import NAME
 
     return shlex.join(["llm", "finetune", "--config", f"{job.folder}/{NAME}", "--resume", "auto"])
-
-
-def tell(event: Event) -> None:
-    """A line on stderr for what a run tells."""
-    line = _line(event)
-    if line is not None:
-        write_notice(line)
-
-
-def _line(event: Event) -> str | None:
-    values = event.values
-    if event.kind == "data":
-        return f"{values['report']}; written in the style {values['style']}"
-    if event.kind == "start":
-        return f"training on {values['rows']:,} rows in {values['steps']:,} steps"
-    if event.kind == "step":
-        names = ("loss", "val_loss", "learning_rate", "seconds")
-        told = [f"{name.replace('_', ' ')} {values[name]:.4g}" for name in names if name in values]
-        return f"step {event.step:,}: {', '.join(told)}"
-    if event.kind == "sample":
-        return f"sample: {values['text']!r}"
-    return f"saved {values['path']}" if event.kind == "save" else None
 
 
 def _devices(job: Job) -> int:

@@ -10,7 +10,7 @@ from llm_finetune.lora_settings import Lora
 from llm_finetune.settings import Settings
 
 MethodName = Literal["lora", "full", "adapter", "adapter_v2"]
-Quantization = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8", "int8", "int4"]
+Quantization = Literal["int8", "int4", "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
 _OF = {  # what goes with some methods alone

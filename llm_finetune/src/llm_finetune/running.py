@@ -14,6 +14,8 @@ from llm_finetune.dry_run import DryRun, describe
 from llm_finetune.events import Event, OnEvent, Run
 from llm_finetune.job import Job
 from llm_finetune.job_methods import method_of
+from llm_finetune.job_options import options, value
+from llm_finetune.loggers import make_loggers, require_logger
 from llm_finetune.lora_settings import Lora
 from llm_finetune.parallel import world
 from llm_finetune.report import NAME as REPORT
@@ -40,7 +42,7 @@ def run_job(
 
     Raises as `finetune` and `load_data` do, for a filled folder of the run before anything is read.
     """
-    _require_available(job)
+    require_logger(job.logger_name)
     run_folder.require_free(job.folder, job.resume)
     result = stored_precision(folder) if job.settings.precision in (None, "bf16-mixed", "16-mixed") else None
     job = _settled(job, folder)
@@ -51,6 +53,8 @@ def run_job(
         tell(Event(kind="data", step=0, values={"report": data.report, "style": data.style.name}))
 
     prompts: list[str] = []
+    plain = {name: value(job, option) for name, option in options().items()}
+    log = make_loggers(job.logger_name, job.folder, job.settings.log, plain)
 
     def told(event: Event) -> None:
         if event.kind == "start":
@@ -58,6 +62,7 @@ def run_job(
         if event.kind == "sample" and not prompts:
             prompts.append(event.values["prompt"])
         tell(event)
+        log(event)
 
     run = finetune(
         load_base(folder, precision=precision, quantize=job.quantize),
@@ -111,9 +116,3 @@ def read_data(job: Job, folder: str | Path) -> tuple[Tokenizer, Dataset]:
     tokenizer = Tokenizer.load(folder)
     length = min(job.settings.train.max_seq_length or config.max_positions, config.max_positions)
     return tokenizer, load_data(job.data, tokenizer, vocab_size=config.vocab_size, max_seq_length=length)
-
-
-def _require_available(job: Job) -> None:
-    """ValueError for what this version doesn't do."""
-    if job.logger_name != "csv":
-        raise ValueError(f"the logger {job.logger_name} is not available in this version; metrics.csv is always there")

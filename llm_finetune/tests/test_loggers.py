@@ -1,0 +1,80 @@
+"""Each logger for real, offline: what was told is read back."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_finetune import loggers
+from llm_finetune.events import Event
+from llm_finetune.job import LoggerName
+from llm_finetune.loggers import make_loggers
+from llm_finetune.settings import Log
+
+SETTINGS = {"lora_r": 8, "data.name": "Alpaca", "data.access_token": "hf_secret"}
+
+
+def told(name: LoggerName, out_dir: Path, first: int, last: int, done: int = 0) -> None:
+    """A part of a run, of the steps first to last; the loss of step s is 10 - s."""
+    on_event = make_loggers(name, out_dir, Log(project="project", run="run"), SETTINGS)
+    on_event(Event(kind="start", step=done, values={"steps": last}))
+    for step in range(first, last + 1):
+        on_event(Event(kind="step", step=step, values={"step": step, "loss": 10.0 - step, "tokens_per_second": 7.0}))
+        on_event(Event(kind="eval", step=step, values={"val_loss": 1.0}))
+    on_event(Event(kind="end", step=last, values={"final": None}))
+
+
+def secret_in(folder: Path) -> bool:
+    return any(b"hf_secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.filterwarnings("ignore")  # of other people's packages
+def test_tensorboard(tmp_path: Path) -> None:
+    told("tensorboard", tmp_path, 1, 4)
+    told("tensorboard", tmp_path, 3, 6, done=2)  # which a checkpoint of step 2 goes on with
+    accumulator: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(s, 10.0 - s) for s in range(1, 7)]
+    assert not secret_in(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    told("mlflow", tmp_path, 1, 4)
+    told("mlflow", tmp_path, 3, 6, done=2)
+    tracking: Any = importlib.import_module("mlflow.tracking")
+    client = tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").resolve().as_uri())
+    experiment = client.get_experiment_by_name("project").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lora_r"] == "8"
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(s, 10.0 - s) for s in range(1, 7)]
+    assert not secret_in(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    told("wandb", tmp_path, 1, 3)
+    told("wandb", tmp_path, 4, 5, done=3)
+    parts = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert parts
+    assert len({part.name.rpartition("-")[2] for part in parts}) == 1  # one run
+    files = [path for part in parts for path in part.glob("*.wandb")]
+    assert all(path.stat().st_size for path in files)
+    assert any(b"loss" in path.read_bytes() for path in files)
+    assert not secret_in(tmp_path)
+
+
+def test_a_package_that_is_missing_is_told_before_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'llm_finetune\[wandb\]'"):
+        make_loggers("wandb", tmp_path, Log(), {})
+    make_loggers("csv", tmp_path, Log(), {})(Event(kind="start", step=0, values={}))
+    assert not list(tmp_path.iterdir())
