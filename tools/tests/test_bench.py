@@ -252,6 +252,22 @@ def test_a_tiny_model_goes_through_ours_and_transformers(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_tiny_model_is_finetuned_by_ours_and_peft(tmp_path: Path) -> None:
+    """From the same weights on the same rows: their first losses are the same."""
+    options = ["--shape", "tiny", "--batch", "2", "--length", "16", "--steps", "2", "--rounds", "1", "--threads", "1"]
+    command = [sys.executable, BENCH / "finetune.py", *options, "--precision", "fp32,nf4", "--scratch", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "left out: litgpt fp32: lightning isn't installed" in done.stderr.splitlines()
+    notes = [line for line in done.stdout.splitlines() if line.startswith("- ")]
+    assert [note.partition(":")[0] for note in notes] == ["- ours", "- peft", "- ours"]
+    ours, peft, quantized = (float(note.partition("; loss ")[2].partition(",")[0]) for note in notes)
+    assert ours == pytest.approx(peft, abs=2e-4)
+    assert quantized == pytest.approx(peft, abs=0.1)
+    tables = [line for line in done.stdout.splitlines() if line.startswith("| ours |")]
+    assert len(tables) == 2
+
+
+@pytest.mark.slow
 def test_the_gpu_table_on_a_cpu() -> None:
     """Every line is there, with numbers; what it says of speed means nothing here."""
     options = ["--device", "cpu", "--shape", "tiny", "--draft", "tiny", "--compiler", "none", "--rounds", "1"]
