@@ -28,7 +28,7 @@ class TrainingDisplay:
         self._progress, self._live, self._memory, self._clock = progress, live, memory, clock
         self._task = progress.add_task("", total=None, visible=False, numbers="")
         self._steps, self._validation = 0, ""
-        self._last = float("-inf")
+        self._last, self._saved = float("-inf"), None
 
     def __call__(self, event: Event) -> None:
         """Show what an event says."""
@@ -41,7 +41,8 @@ class TrainingDisplay:
             self._tell(f"{values['report']}; written in the style {values['style']}")
         elif event.kind == "sample":
             self._tell(f"sample: {values['text']!r}")
-        elif event.kind == "save":
+        elif event.kind == "save" and values["path"] != self._saved:  # the run's end tells its last one again
+            self._saved = values["path"]
             self._tell(f"saved {values['path']}")
 
     def _begin(self, event: Event) -> None:
