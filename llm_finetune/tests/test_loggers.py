@@ -1,6 +1,8 @@
 """Each logger for real, offline: what was told is read back."""
 
 import importlib
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,22 @@ def secret_in(folder: Path) -> bool:
 def test_tensorboard(tmp_path: Path) -> None:
     told("tensorboard", tmp_path, 1, 4)
     told("tensorboard", tmp_path, 3, 6, done=2)  # which a checkpoint of step 2 goes on with
-    accumulator: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(s, 10.0 - s) for s in range(1, 7)]
+    assert in_tensorboard(tmp_path) == [(s, 10.0 - s) for s in range(1, 7)]
     assert not secret_in(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_begins_anew_before_its_first_checkpoint_is_in_tensorboard_once(tmp_path: Path) -> None:
+    told("tensorboard", tmp_path, 0, 4)
+    told("tensorboard", tmp_path, 0, 6)
+    assert in_tensorboard(tmp_path) == [(s, 10.0 - s) for s in range(7)]
+
+
+def in_tensorboard(out_dir: Path) -> list[tuple[int, float]]:
+    accumulator: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(out_dir / "tensorboard"))
+    events.Reload()
+    return [(each.step, each.value) for each in events.Scalars("loss")]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -58,9 +71,25 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_new_run_in_a_folder_used_before_is_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = (tmp_path / "server").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    out = tmp_path / "out"
+    for last in (4, 3):
+        out.mkdir()
+        told("mlflow", out, 1, last)
+        shutil.rmtree(out)
+    client: Any = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=address)
+    runs = client.search_runs([client.get_experiment_by_name("project").experiment_id])
+    assert sorted(len(client.get_metric_history(run.info.run_id, "loss")) for run in runs) == [3, 4]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(sys, "argv", ["llm", "finetune", "--access_token", "hf_secret"])
     told("wandb", tmp_path, 1, 3)
     told("wandb", tmp_path, 4, 5, done=3)
     parts = sorted((tmp_path / "wandb").glob("offline-run-*"))

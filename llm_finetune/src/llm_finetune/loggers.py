@@ -1,10 +1,10 @@
 """Where the numbers of a run go beside metrics.csv: TensorBoard, Weights & Biases or MLflow, each an extra.
 
-A run that is resumed goes on in the same log: its identity is that of the run's folder.
+A run that is resumed goes on in the same log: its identity is in a file of the run's folder, drawn by chance once.
 """
 
-import hashlib
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from llm_finetune.settings import Log
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _NUMBERS = ("epoch", "loss", "val_loss", "learning_rate", "norm", "tokens", "trained_tokens", "tokens_per_second")
 _PROJECT = "llm_finetune"
+_IDENTITY = "logged_run"  # the file
 Send = Callable[[int, Mapping[str, float]], None]
 Close = Callable[[], None]
 
@@ -57,7 +58,7 @@ def _tensorboard(out_dir: Path, log: Log, settings: Mapping[str, Any], done: int
     from torch.utils.tensorboard import SummaryWriter
 
     folder = out_dir / "tensorboard"
-    again = done + 1 if done else None  # what an ended part of the run told after its last checkpoint counts no more
+    again = done + 1 if done else 0  # what an ended part of the run told after its last checkpoint counts no more
     writer: Any = SummaryWriter(str(folder), purge_step=again)
     writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
 
@@ -73,13 +74,17 @@ def _wandb(out_dir: Path, log: Log, settings: Mapping[str, Any], done: int) -> t
     import wandb
 
     names = {"project": log.project or _PROJECT, "name": log.run, "group": log.group}
-    run: Any = wandb.init(**names, dir=str(out_dir), id=_identity(out_dir), resume="allow", config=dict(settings))
+    # of itself it would keep the command line, which may have a token, and all that is printed, which has data
+    quiet = wandb.Settings(x_disable_meta=True, console="off")
+    run: Any = wandb.init(
+        **names, dir=str(out_dir), id=_identity(out_dir), resume="allow", config=dict(settings), settings=quiet
+    )
     return lambda step, numbers: run.log(dict(numbers), step=step), run.finish
 
 
 def _mlflow(out_dir: Path, log: Log, settings: Mapping[str, Any], done: int) -> tuple[Send, Close]:
-    import mlflow
     from mlflow.tracking import MlflowClient
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
@@ -98,7 +103,7 @@ def _mlflow(out_dir: Path, log: Log, settings: Mapping[str, Any], done: int) -> 
         tags = {"llm_finetune": _identity(out_dir), "mlflow.runName": log.run or out_dir.name}
         run = client.create_run(experiment, tags=tags | ({"group": log.group} if log.group else {})).info.run_id
         for key, value in settings.items():
-            client.log_param(run, key, str(value)[: mlflow.utils.validation.MAX_PARAM_VAL_LENGTH])
+            client.log_param(run, key, str(value)[:MAX_PARAM_VAL_LENGTH])
 
     told = {key: client.get_metric_history(run, key) for key in _NUMBERS}
     last = {key: max((each.step for each in rows), default=-1) for key, rows in told.items()}
@@ -112,5 +117,11 @@ def _mlflow(out_dir: Path, log: Log, settings: Mapping[str, Any], done: int) -> 
 
 
 def _identity(out_dir: Path) -> str:
-    """The same for each part of a run, which its folder is of."""
-    return hashlib.sha256(str(out_dir.resolve()).encode()).hexdigest()[:16]
+    """The same for each part of a run, and another for each run, also of another machine or of a folder used again."""
+    from llm_sepweight.atomic import atomic_file  # brings torch along
+
+    path = out_dir / _IDENTITY
+    if not path.exists():
+        with atomic_file(path) as file:
+            file.write(uuid.uuid4().hex.encode())
+    return path.read_text(encoding="utf-8")
