@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_quant import Int4, Int8, KernelLinear, blocks, native, round_int4, round_int8
+from llm_quant import Int4, Int8, KernelLinear, blocks, kernel_linear, native, round_int4, round_int8
 
 ROUNDED = 2**-16  # of the largest of a row of x, of which the kernels keep so many bits
 BF16 = 2**-8
@@ -194,3 +194,13 @@ def test_a_layer_that_reads_by_the_kernels_compiles_whole_and_lets_its_bias_lear
     layer.bias.requires_grad_(True)
     layer(x).sum().backward()
     assert layer.bias.grad is not None
+
+
+@pytest.mark.parametrize("n", [1, 11, 16, 48])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_product_with_a_weight_of_any_height(n: int, rows: int) -> None:
+    """Heights that the kernels don't take are torch's, and nothing lies beyond the result."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(rows, 64).bfloat16(), torch.randn(n, 64).bfloat16(), torch.randn(n).bfloat16()
+    y = kernel_linear(x, weight, bias)
+    torch.testing.assert_close(y.float(), x.float() @ weight.float().T + bias.float(), rtol=2**-7, atol=2**-5)

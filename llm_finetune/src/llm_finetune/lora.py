@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from llm_blocks import Parts, parts_of
 from llm_blocks.replacing import put
 from llm_finetune.adapted import Adapted, adapted_layers
 from llm_finetune.dora import Dora
+from llm_finetune.joined import add_joined
 from llm_finetune.linears import bias_of, device_of, is_linear, row_squares, sizes_of, weight_times
 from llm_finetune.lora_settings import Lora
 from llm_finetune.products import LowRankProduct, serves
@@ -48,6 +50,9 @@ class LoraLinear(Adapted):
                 x, slot.dropped(x), self.base.weight, self.base.bias, pair.a, pair.b, slot.scale
             )
         y = out = self.base(x)
+        if self.active and not torch.is_grad_enabled() and not self._drops():
+            active: Any = {self.slots[name]: weight for name, weight in self.active.items()}
+            return add_joined(y, x, active, self.parts, bias_of(self.base), self.ratio)
         for name, weight in self.active.items():
             slot: Any = self.slots[name]
             given = slot.dropped(x)
@@ -65,6 +70,11 @@ class LoraLinear(Adapted):
             return None
         slot: Any = self.slots[name]
         return slot if list(slot.pairs) == [WHOLE] and not slot.settings.dora else None
+
+    def _drops(self) -> bool:
+        """Whether an active adapter has dropout now."""
+        slots: Any = [self.slots[name] for name in self.active]
+        return any(slot.training and slot.settings.dropout for slot in slots)
 
     def add_slot(self, name: str, parts: Sequence[str], lora: Lora, seeds: Mapping[str, int]) -> None:
         """Put a new adapter on some parts; `WHOLE` for the layer as it is."""

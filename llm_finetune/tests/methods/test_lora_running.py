@@ -11,9 +11,11 @@ from torch.testing import assert_close
 
 import llm_quant
 from llm_blocks import Recorded
-from llm_finetune.lora import add_lora, lora_parameters, seed_dropout
+from llm_blocks.testing import check_recorded
+from llm_finetune.lora import add_lora, lora_parameters, seed_dropout, set_adapter
 from llm_finetune.lora_settings import Lora
 from llm_finetune.targets import lora_targets
+from llm_quant.linear import BF16_LEVELS
 
 from .dense import as_dense, randomise
 
@@ -91,6 +93,20 @@ def test_recorded_steps_have_the_adapter(load: Callable[..., Any], ids: torch.Te
     recorded(ids[:, :5], cache)
     steps = [recorded(ids[:, at : at + 1], cache) for at in range(5, 13)]
     assert_close(torch.cat(steps, dim=1), model(ids)[:, 5:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(llm_quant.level() not in BF16_LEVELS, reason="the kernels don't read bf16 here")
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt_neox"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_kernels_record_all_that_adapters_do(load: Callable[..., Any], kind: str, dora: bool) -> None:
+    """Steps with two adapters at once, on fused projections and beside biases, to the bits of the model's own."""
+    model = load(kind).to(torch.bfloat16)
+    model.end.head.weight = nn.Parameter(torch.randn(64, 32).bfloat16())  # as many as the kernels take
+    llm_quant.accelerate(model)
+    adapt(adapt(model, "one", dora=dora), "two", seed=1, r=3, mlp=True)
+    randomise(model)
+    set_adapter(model, {"one": 1.0, "two": -0.5})
+    check_recorded(model, vocab_size=64, steps=8)
 
 
 @torch.inference_mode()

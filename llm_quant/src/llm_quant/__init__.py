@@ -8,7 +8,7 @@ from llm_quant.canonical import Int4, Int8, round_int4, round_int8
 from llm_quant.clipping import clip_int4
 from llm_quant.gptq import gptq
 from llm_quant.hessian import Hessian
-from llm_quant.linear import KernelLinear, QuantizedLinear
+from llm_quant.linear import KernelLinear, QuantizedLinear, kernel_linear
 from llm_quant.memory import Arena
 from llm_quant.native import KernelsError, choose, level, reason
 from llm_quant.quantize import GROUP_SIZE, SCHEMES, Maker, Scheme, accelerate, plan, quantize
@@ -41,6 +41,7 @@ __all__ = [
     "choose",
     "clip_int4",
     "gptq",
+    "kernel_linear",
     "level",
     "matrix_of",
     "plan",

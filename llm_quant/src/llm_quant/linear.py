@@ -15,6 +15,7 @@ from llm_quant.canonical import Int4, Int8, Quantized
 from llm_quant.memory import Arena
 from llm_quant.moving import bits_kept
 
+BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product; not measured on Arm
 FEW_BF16 = 8  # rows of x up to which every level of kernels reads bf16 weights faster than torch's product does
 _NAMES = ("value", "scale", "zero")
 
@@ -121,19 +122,36 @@ class KernelLinear(nn.Linear):
     """A Linear in bf16 on the CPU, whose product is that of the kernels where they are the faster ones."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x, rows = input, input.numel() // self.in_features
-        few = rows <= FEW_BF16 or (
-            not torch.compiler.is_compiling() and self.in_features % 2 == 0 and native.takes_many()
-        )
-        usable = few and x.dtype == self.weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-        if not usable or (torch.is_grad_enabled() and self._learns(x)):
-            return F.linear(x, self.weight, self.bias)
-        flat = x.reshape(rows, self.in_features).contiguous()
-        bias = None if self.bias is None else self.bias.float()
-        return _in_bf16(flat, self.weight, bias).view(*x.shape[:-1], self.out_features)
+        return _by_kernels(input, self.weight, self.bias)
 
-    def _learns(self, x: Tensor) -> bool:
-        return any(each is not None and each.requires_grad for each in (x, self.weight, self.bias))
+
+def kernel_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., K) times the transpose of a weight (N, K), plus a bias (N,), as F.linear: (..., N).
+
+    By the kernels where they `read_bf16` and are the faster ones for that x, and where nothing learns from it.
+    """
+    return _by_kernels(x, weight, bias) if read_bf16(weight) else F.linear(x, weight, bias)
+
+
+def read_bf16(weight: Tensor) -> bool:
+    """Whether the kernels read a weight (N, K) faster than torch's product does."""
+    fits = weight.size(0) % 16 == 0 and weight.is_contiguous()
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and fits and native.level() in BF16_LEVELS
+
+
+def _by_kernels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows, k = x.numel() // weight.size(1), weight.size(1)
+    few = rows <= FEW_BF16 or (not torch.compiler.is_compiling() and k % 2 == 0 and native.takes_many())
+    usable = few and x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if not usable or (torch.is_grad_enabled() and _learns(x, weight, bias)):
+        return F.linear(x, weight, bias)
+    flat = x.reshape(rows, k).contiguous()
+    y = _in_bf16(flat, weight, None if bias is None else bias.float())
+    return y.view(*x.shape[:-1], weight.size(0))
+
+
+def _learns(*tensors: Tensor | None) -> bool:
+    return any(each is not None and each.requires_grad for each in tensors)
 
 
 def _in_blocks(x: Tensor, b: Blocks, bias: Tensor | None) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from llm_quant import bnb, native
+from llm_quant import bnb
 from llm_quant.canonical import round_int4, round_int8
-from llm_quant.linear import KernelLinear, QuantizedLinear
+from llm_quant.linear import KernelLinear, QuantizedLinear, read_bf16
 from llm_quant.memory import Arena
 from llm_quant.stacks import QuantizedStack
 from llm_quant.targets import Stacked, matrix_of, targets, weights_of
@@ -18,7 +18,6 @@ Scheme: TypeAlias = Literal["int8", "int4"] | bnb.Scheme
 Maker: TypeAlias = Callable[[nn.Module], nn.Module]
 SCHEMES: tuple[Scheme, ...] = ("int8", "int4", *bnb.SCHEMES)
 GROUP_SIZE = 64
-BF16_LEVELS = ("avx512",)  # where the kernels read bf16 weights faster than torch's own product; not measured on Arm
 
 
 def quantize(module: nn.Module, scheme: Scheme, *, group_size: int = GROUP_SIZE, skip: Iterable[str] = ()) -> nn.Module:
@@ -88,9 +87,7 @@ def accelerate(module: nn.Module) -> nn.Module:
 
     Their weights stay the same tensors. Nothing changes where there are no kernels.
     """
-    if native.level() not in BF16_LEVELS:
-        return module
-    chosen = [name for name, layer in _linears(module) if _is_bf16(layer)]
+    chosen = [name for name, layer in _linears(module) if read_bf16(layer.weight)]
     replace(module, chosen, _with_kernels)
     return module
 
@@ -135,12 +132,6 @@ def _check(name: str, weight: Tensor, scheme: Scheme, group_size: int) -> None:
             f"{name} has {weight.size(-1)} inputs, which are no whole groups of {group_size}; choose another "
             f"group_size, or leave it out with skip={name!r}"
         )
-
-
-def _is_bf16(layer: nn.Linear) -> bool:
-    weight = layer.weight
-    fits = weight.size(0) % 16 == 0 and weight.is_contiguous()
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and fits
 
 
 def _with_kernels(layer: nn.Linear) -> nn.Module:
