@@ -15,10 +15,10 @@ PACKAGE = Path(__file__).parent / "src" / "llm_quant"
 SOURCES, LIBRARY = PACKAGE / "kernels", PACKAGE / "_kernels.so"
 COMMON = ["-O3", "-std=c11", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off"]
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "bf16")]
-THREADED = ("entry", "run")  # what shares work out between threads
+THREADED = ("entry", "run", "bit4")  # what shares work out between threads
 # Each level of instructions has a file of its own, so that no other code can use what a processor may lack.
 WIDE = [*AVX512, "-mprefer-vector-width=512"]
-X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": WIDE, "avx512_products": WIDE}
+X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], **dict.fromkeys(("avx512", "avx512_products", "avx512_bit4"), WIDE)}
 ARM = {"neon_dot": ["-march=armv8.2-a+dotprod"], "neon_bf16": ["-march=armv8.2-a+dotprod+bf16"]}
 Flags: TypeAlias = Mapping[str, Sequence[str]]
 FLAGS: Mapping[str, Flags] = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workspace import ROOT
 
-TESTED = ("kernels", "steps", "attend", "recording")
+TESTED = ("kernels", "steps", "attend", "recording", "bit4")
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
 
 

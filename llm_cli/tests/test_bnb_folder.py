@@ -116,9 +116,9 @@ def test_a_scale_too_few_is_refused(source: Path, tmp_path: Path):
 def test_without_the_extra_a_folder_is_described_and_not_run(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    folder = rewritten(source, tmp_path / "folder", "bnb.nf4")
+    folder = rewritten(source, tmp_path / "folder", "bnb.int8")
     monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
-    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    monkeypatch.setattr(library, "_found", lambda: False)
     assert run(["info", str(folder)]) == 0
     capsys.readouterr()
     assert run(["generate", str(folder), "--prompt", "Hi"]) == 1

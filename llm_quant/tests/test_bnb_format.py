@@ -49,8 +49,12 @@ def test_what_bitsandbytes_stores_is_read(form: Bnb4 | Bnb8, linear: nn.Linear) 
     layer = form.decode(tensors, N, K).linear(linear.bias.detach())
     scheme = "bnb.int8" if isinstance(form, Bnb8) else f"bnb.{form.code}" + ("-dq" if form.nested else "")
     assert layer.kind == scheme
+    wanted = quantized(linear, scheme)
+    if layer.kind.endswith("-dq"):  # of a thousand scales bitsandbytes rounds one to a neighbour of the nearest
+        torch.testing.assert_close(layer.absmax.int(), wanted.absmax.int(), rtol=0, atol=1)
+        wanted.absmax = layer.absmax
     x = torch.randn(3, K)
-    assert torch.equal(layer(x), quantized(linear, scheme)(x))
+    assert torch.equal(layer(x), wanted(x))
 
 
 def changed(state: Tensor, **changes: Any) -> Tensor:

@@ -22,7 +22,7 @@ def check_scheme(name: str, *, folder: bool = False) -> None:
     if name in llm_quant.bnb.SCHEMES:
         if folder:
             raise ValueError(f"no folder is written in {name}: --quantize {name} rounds to it; use int8 or int4")
-        llm_quant.bnb.require()
+        llm_quant.bnb.require(name)
 
 
 def quantize(model: Any, scheme: str) -> None:
@@ -68,11 +68,10 @@ def finish(model: Any, dtype: torch.dtype) -> None:
 
 def lost(llm: Any) -> str | None:
     """A sentence on what there is without kernels, where a CPU runs a model that would use them; else None."""
-    theirs = next((layer.kind for layer in llm.model.modules() if isinstance(layer, llm_quant.BnbLinear)), None)
-    if theirs is not None and llm.device.type == "cpu":
-        return (
-            f"{theirs} has no kernels for a CPU, where torch's operators compute every token; int8 and int4 have some"
-        )
+    theirs = (layer for layer in llm.model.modules() if isinstance(layer, llm_quant.BnbLinear))
+    slow = next((layer.kind for layer in theirs if not layer.has_kernels), None)
+    if slow is not None and llm.device.type == "cpu":
+        return f"{slow} has no kernels for this CPU, where torch's operators compute every token; int8 and int4 have"
     uses = is_quantized(llm.model) or next(llm.model.parameters()).dtype == torch.bfloat16
     if llm.device.type != "cpu" or llm_quant.level() is not None or not uses:
         return None

@@ -6,7 +6,7 @@ HELP = {
     "out_dir": "The folder of the run: checkpoints, metrics.csv, and at last the result as `final`.",
     "precision": "The dtype of weights and products; the mixed ones have fp32 weights. Default: the checkpoint's own "
     "where the machine is fast at it, and for full finetuning the mixed one.",
-    "quantize": "Round the base model's weights as they are read (QLoRA); the bnb ones need bitsandbytes.",
+    "quantize": "Round the base model's weights as they are read (QLoRA); bnb.int8 needs bitsandbytes.",
     "devices": "How many devices train, or auto for all that there are.",
     "num_nodes": "How many machines train.",
     "lora_r": "Rank of LoRA.",

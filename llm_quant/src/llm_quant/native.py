@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INT8, INT4, BF16 = range(3)
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+INT8, INT4, BF16, BIT4 = range(4)
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 3}
 LEVELS = ("avx512", "avx2", "neon_bf16", "neon_dot", "neon", "portable")
 MANY = ("avx512",)  # levels with products of many rows
-INTERFACE = 2  # what entry.c has
+BIT4_LEVELS = ("avx512",)  # levels with products of nf4 and fp4
+INTERFACE = 3  # what entry.c has
 OFF = "off"
 
 _FILE = Path(__file__).with_name("_kernels.so")
@@ -25,6 +26,8 @@ _LINEAR = (_INT, _LONG, _LONG, _LONG, *_WEIGHT, _POINTER, _POINTER, _POINTER, _L
 _NORM = (_POINTER, _POINTER, _POINTER, _LONG, _LONG, ctypes.c_float, _INT, _INT)
 _GATED = (_POINTER, _POINTER, _POINTER, _LONG, _INT)
 _RUN = (_POINTER, _LONG, _POINTER, _POINTER, _INT)
+_WHOLE4 = (_POINTER, _POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, _INT)
+_ROUND4 = (_POINTER, _INT, _LONG, _POINTER, _POINTER, _POINTER, _POINTER, _INT)
 _EXPAND = (_INT, _LONG, _LONG, *_WEIGHT, _LONG, _LONG, _POINTER, _INT, _INT)
 
 
@@ -132,6 +135,19 @@ def expand(
     )
 
 
+def whole4(value: Tensor, scale: Tensor, tables: Tensor, first: int, out: Tensor) -> None:
+    """Numbers of nf4 or fp4 (kernels.h), as many as `out` has, fp32 or bf16; those before are `first`, whole groups."""
+    pointers = value.data_ptr(), scale.data_ptr(), TYPES[scale.dtype], tables.data_ptr()
+    threads = torch.get_num_threads() if out.numel() >= least_work() else 1
+    _required().whole4(*pointers, first, out.numel(), out.data_ptr(), TYPES[out.dtype], threads)
+
+
+def round4(x: Tensor, bounds: Tensor, order: Tensor, value: Tensor, scale: Tensor) -> None:
+    """Round x, fp32 or bf16 and contiguous, to `value` and `scale`: `order` (16,) int32 of how many bounds (15,)."""
+    pointers = bounds.data_ptr(), order.data_ptr(), value.data_ptr(), scale.data_ptr()
+    _required().round4(x.data_ptr(), TYPES[x.dtype], x.numel(), *pointers, torch.get_num_threads())
+
+
 def norm(x: Tensor, weight: Tensor, eps: float, *, offset: bool) -> Tensor:
     """x (M, C) / rms(x) * weight (C,) by rows, contiguous and of one dtype; with `offset` the weight is 1 + weight."""
     y = torch.empty_like(x)
@@ -180,6 +196,8 @@ class _Library:
         self._choose.restype = ctypes.c_char_p
         self.linear, self.linear.argtypes, self.linear.restype = functions.llm_quant_linear, _LINEAR, _INT
         self.expand, self.expand.argtypes, self.expand.restype = functions.llm_quant_expand, _EXPAND, None
+        self.whole4, self.whole4.argtypes, self.whole4.restype = functions.llm_quant_whole4, _WHOLE4, None
+        self.round4, self.round4.argtypes, self.round4.restype = functions.llm_quant_round4, _ROUND4, None
         self.norm, self.norm.argtypes, self.norm.restype = functions.llm_quant_norm, _NORM, None
         self.gated, self.gated.argtypes, self.gated.restype = functions.llm_quant_gated, _GATED, None
         self.run, self.run.argtypes, self.run.restype = functions.llm_quant_run, _RUN, _INT

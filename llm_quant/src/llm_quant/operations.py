@@ -18,7 +18,7 @@ from llm_quant import native
     LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE, COPY, ROTATE, STORE, ATTEND,
     NORM_BACKWARD, GATED_BACKWARD, NLL, NLL_BACKWARD,
 ) = range(18)  # fmt: skip
-TYPES = {**native.TYPES, torch.int8: 3}
+TYPES = native.TYPES
 
 
 class Op(ctypes.Structure):

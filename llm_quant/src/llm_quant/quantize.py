@@ -63,8 +63,7 @@ def choose_layers(module: nn.Module, scheme: Scheme, group_size: int, skip: Iter
     """The layers that `quantize` takes, by name; ValueError as there, before any is touched."""
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r} of quantization; there are {', '.join(SCHEMES)}")
-    if scheme in bnb.SCHEMES:
-        bnb.require()
+    bnb.require(scheme)
     patterns = tuple(skip)
     chosen = {
         name: layer

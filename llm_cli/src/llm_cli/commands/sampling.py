@@ -13,7 +13,7 @@ Precision = Annotated[
 ]
 Quantize = Annotated[
     Literal["int8", "int4", "bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8"] | None,
-    Parameter(help="Round the weights of linear layers and experts as they are read; the bnb ones need bitsandbytes."),
+    Parameter(help="Round the weights of linear layers and experts as they are read; bnb.int8 needs bitsandbytes."),
 ]
 KvCache = Annotated[
     Literal["int8"] | None,

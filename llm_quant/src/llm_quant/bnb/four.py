@@ -10,15 +10,18 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm_quant import workspace
+from llm_quant.bnb import by_kernels
 from llm_quant.bnb.layer import FLOATS, BnbLinear
-from llm_quant.bnb.library import library
+from llm_quant.bnb.library import is_there, library
+from llm_quant.bnb.nested import NESTED_BLOCK, Nested, round_nested
 from llm_quant.canonical import PIECE
 
 BLOCK = 64
-NESTED_BLOCK = 256
+SMALLEST = 1e-38  # scale that is divided by
 EXPANDED = 2**21  # numbers of a weight that are there at a time in a product
 
 Code: TypeAlias = Literal["nf4", "fp4"]
@@ -37,15 +40,6 @@ TABLES: Mapping[Code, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nested:
-    """Scales in 8 bits: scale = code[value] * absmax of its block + offset."""
-
-    code: Tensor  # (256,) fp32
-    absmax: Tensor  # (S / 256,) fp32
-    offset: Tensor  # () fp32
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bit4:
     """A weight (N, K) in nf4 or fp4, as bitsandbytes stores it."""
 
@@ -55,47 +49,58 @@ class Bit4:
     absmax: Tensor  # (S,) fp32, or uint8 where it is nested
     nested: Nested | None = None
 
+    @property
+    def table(self) -> tuple[float, ...]:
+        """The numbers that four bits choose from."""
+        return TABLES[self.code]
+
     def scales(self) -> Tensor:
         """The scale of each block (S,), fp32."""
-        if self.nested is None:
-            return self.absmax
-        state = library().functional.QuantState(
-            absmax=self.nested.absmax, code=self.nested.code, blocksize=NESTED_BLOCK, dtype=torch.float32
-        )
-        return library().functional.dequantize_blockwise(self.absmax, state) + self.nested.offset
+        return self.absmax if self.nested is None else self.nested.scales(self.absmax)
 
     def rows(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The weight, some rows (R, K) at a time, in one of `FLOATS`."""
-        (n, k), scales = self.shape, self.scales()
+        """The weight, some rows (R, K) at a time, in one of `FLOATS`; the next ones may take their place in memory."""
+        (n, k), fast = self.shape, by_kernels.serve(self.value)
         step = max(EXPANDED // k // BLOCK, 1) * BLOCK  # of rows: whole blocks, whatever K is
+        tile = by_kernels.tile((min(step, n), k), dtype) if fast else None
+        scales = self.absmax if fast else self.scales()
         for first in range(0, n, step):
             count, start = min(step, n - first), first * k
+            if tile is not None:
+                yield by_kernels.whole(self, start, tile[:count]).to(dtype)
+                continue
             value = self.value[start // 2 : -(-(start + count * k) // 2)]
             yield _expand(value, scales[start // BLOCK :], self.code, count * k, dtype).view(count, k)
 
 
 def round_bit4(weight: Tensor, code: Code, *, nested: bool = False) -> Bit4:
     """The nearest of a weight (N, K): the largest of each block, without its sign, becomes 1 times the scale."""
-    functional = library().functional
     flat = weight.detach().reshape(-1)
-    values, scales = [], []
-    for piece in flat.split(PIECE):
-        whole = piece if piece.dtype in FLOATS else piece.float()
-        value, state = functional.quantize_4bit(whole, blocksize=BLOCK, quant_type=code)
-        values.append(value.view(-1))
-        scales.append(state.absmax)
+    found = [_rounded(piece if piece.dtype in FLOATS else piece.float(), code) for piece in flat.split(PIECE)]
     shape = (weight.size(0), weight.size(1))
-    value, absmax = torch.cat(values), torch.cat(scales).float()
+    value, absmax = (torch.cat(each) for each in zip(*found, strict=True))
     if not nested:
         return Bit4(code=code, shape=shape, value=value, absmax=absmax)
-    offset = absmax.mean()
-    small, state = functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK)
-    deeper = Nested(code=state.code.float(), absmax=state.absmax.float(), offset=offset)
+    small, deeper = round_nested(absmax)
     return Bit4(code=code, shape=shape, value=value, absmax=small, nested=deeper)
 
 
+def _rounded(piece: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+    """The values and scales, fp32, of a piece."""
+    if by_kernels.serve(piece):
+        return by_kernels.rounded(piece, TABLES[code])
+    blocks = F.pad(piece.float(), (0, -piece.numel() % BLOCK)).view(-1, BLOCK)
+    absmax = blocks.abs().amax(dim=1)
+    table = torch.tensor(TABLES[code], device=piece.device)
+    order = table.argsort()
+    bounds = (table[order[:-1]] + table[order[1:]]) / 2
+    which = order[torch.bucketize(blocks * absmax.clamp_min(SMALLEST).reciprocal()[:, None], bounds)].view(-1, 2)
+    return (which[:, 0] << 4 | which[:, 1]).to(torch.uint8)[: -(-piece.numel() // 2)], absmax
+
+
 class Bit4Linear(BnbLinear):
-    """A `BnbLinear` with a `Bit4`. On CUDA bitsandbytes' kernels read it; else some rows are expanded at a time."""
+    """A `BnbLinear` with a `Bit4`. On CUDA bitsandbytes multiplies, where it is installed; few rows are the kernels' on
+    the CPU; else some rows of the weight are expanded at a time."""
 
     value: Tensor
     absmax: Tensor
@@ -117,6 +122,12 @@ class Bit4Linear(BnbLinear):
         return f"bnb.{self.code}" + ("" if self.nested_code is None else "-dq")
 
     @property
+    def has_kernels(self) -> bool:
+        if self.value.is_cuda:
+            return self.in_features % BLOCK == 0 and is_there()
+        return by_kernels.multiply(1, self.in_features)
+
+    @property
     def weight(self) -> Bit4:
         """The weight; its tensors are those of the layer."""
         shape, nested = (self.out_features, self.in_features), None
@@ -125,11 +136,16 @@ class Bit4Linear(BnbLinear):
         return Bit4(code=self.code, shape=shape, value=self.value, absmax=self.absmax, nested=nested)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.cat(list(self.weight.rows(dtype)))
+        weight = self.weight
+        if by_kernels.serve(self.value):
+            return by_kernels.whole(weight, 0, by_kernels.tile(weight.shape, dtype)).to(dtype)
+        return torch.cat(list(weight.rows(dtype)))
 
     def times(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        if x.is_cuda and self.in_features % BLOCK == 0:
+        if x.is_cuda and self.has_kernels:
             return _fused(x, self.weight, bias)
+        if x.dtype in by_kernels.FLOATS and by_kernels.serve(x) and by_kernels.multiply(*x.shape):
+            return by_kernels.times(x, self.weight, bias)
         y, first = workspace.empty((x.size(0), self.out_features), x.dtype, x.device), 0
         for rows in self.weight.rows(x.dtype):
             here = slice(first, first + rows.size(0))
@@ -172,22 +188,7 @@ def _fused(x: Tensor, weight: Bit4, bias: Tensor | None) -> Tensor:
 
 
 def _expand(value: Tensor, scales: Tensor, code: Code, count: int, dtype: torch.dtype) -> Tensor:
-    """The first `count` numbers of packed ones, flat.
-
-    As rows of one block: of longer rows that aren't whole blocks, bitsandbytes 0.50 on the CPU takes each row to begin
-    a block of its own, which its rounding doesn't.
-    """
-    functional, whole = library().functional, count // BLOCK * BLOCK
-    found = []
-    for first, shape in ((0, (whole // BLOCK, BLOCK)), (whole, (1, count - whole))):
-        if shape[0] * shape[1]:
-            state = functional.QuantState(
-                absmax=scales[first // BLOCK : first // BLOCK + shape[0]],
-                shape=torch.Size(shape),
-                blocksize=BLOCK,
-                quant_type=code,
-                dtype=dtype,
-            )
-            packed = value[first // 2 : -(-(first + shape[0] * shape[1]) // 2), None]
-            found.append(functional.dequantize_4bit(packed, state).reshape(-1))
-    return found[0] if len(found) == 1 else torch.cat(found)
+    """The first `count` numbers of packed ones, flat."""
+    table = torch.tensor(TABLES[code], device=value.device)
+    numbers = table[torch.stack([value >> 4, value & 15], dim=1).int()].view(-1)
+    return (F.pad(numbers, (0, -numbers.numel() % BLOCK)).view(-1, BLOCK) * scales[:, None]).view(-1)[:count].to(dtype)

@@ -33,6 +33,11 @@ class BnbLinear(nn.Module, ABC):
     def kind(self) -> str:
         """The scheme, as `quantize` takes it."""
 
+    @property
+    def has_kernels(self) -> bool:
+        """Whether a token is computed without making the weight whole, where the layer is and is installed."""
+        return False
+
     @abstractmethod
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K)."""

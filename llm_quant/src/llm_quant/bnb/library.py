@@ -5,18 +5,29 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 NAME = "bitsandbytes"
-MISSING = f"weights in {NAME}' formats need {NAME}, which is missing: `python -m pip install {NAME}` brings it"
+MISSING = f"weights in LLM.int8() need {NAME}, which is missing: `python -m pip install {NAME}` brings it"
 _KERNELS = "kernels"
 _LOGGER = f"{NAME}.backends.cpu.ops"
 
 
+def is_there() -> bool:
+    """Whether bitsandbytes is installed; nothing is imported."""
+    return NAME in sys.modules or _found()
+
+
+@cache
+def _found() -> bool:
+    return find_spec(NAME) is not None
+
+
 def require() -> None:
     """Raise ValueError, which tells how to get it, where bitsandbytes is not installed; nothing is imported."""
-    if NAME not in sys.modules and find_spec(NAME) is None:
+    if not is_there():
         raise ValueError(MISSING)
 
 

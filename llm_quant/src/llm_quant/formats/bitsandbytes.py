@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from llm_quant import bnb
-from llm_quant.bnb.four import NESTED_BLOCK, TABLES, Code
+from llm_quant.bnb.four import TABLES, Code
+from llm_quant.bnb.nested import NESTED_BLOCK
 from llm_quant.formats.base import SCALES, Entry, Format, Layer
 from llm_quant.formats.settings import Settings, shown
 
@@ -78,7 +79,6 @@ class Bnb4(Format):
         return found
 
     def decode(self, tensors: Mapping[str, Tensor], n: int, k: int) -> Layer:
-        bnb.require()
         offset = self._checked(_read(tensors[_state_of(self.code)]), n, k)
         if not torch.allclose(tensors["weight.quant_map"], torch.tensor(TABLES[self.code]), rtol=0, atol=1e-6):
             raise ValueError(f"its quant_map is not the table of {self.code}")
@@ -133,7 +133,7 @@ class Bnb8(Format):
         }
 
     def decode(self, tensors: Mapping[str, Tensor], n: int, k: int) -> Layer:
-        bnb.require()
+        bnb.require("bnb.int8")
         if "weight_format" in tensors and int(tensors["weight_format"]) != 0:
             raise ValueError("its weight_format is the order of one processor's kernels, and rows alone are read")
         return Layer(weight=bnb.Bit8(value=tensors["weight"], scale=tensors["SCB"].float()))

@@ -157,7 +157,7 @@ static void expand(const Weight *w, int64_t block, void *out, int type) {
 }
 
 const Level level_avx512 = {"avx512", supported, round_avx512, int8_avx512, int4_avx512, bf16_avx512, expand,
-                            norm, gated, step, pack_avx512, many_avx512};
+                            norm, gated, step, pack_avx512, many_avx512, bit4_avx512, whole4_avx512, round4_avx512};
 #else
 static int never(void) { return 0; }
 const Level level_avx512 = {.name = "avx512", .supported = never};

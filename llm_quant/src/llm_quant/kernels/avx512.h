@@ -86,5 +86,9 @@ void int4_avx512(const Weight *w, const Rows *x, int m, int64_t block, float *ou
 void bf16_avx512(const Weight *w, const uint16_t *x, int m, int64_t block, float *out);
 void pack_avx512(const uint16_t *x, int64_t m, int64_t k, int64_t panel, uint16_t *to);
 void many_avx512(const Weight *w, const Rows *x, int type, int64_t m, int64_t block, int64_t count, void *y);
+/* nf4 and fp4 (avx512_bit4.c). */
+void bit4_avx512(const Weight *w, const void *x, int type, int m, int64_t block, float *out);
+void whole4_avx512(const Weight *w, int64_t first, int64_t count, void *out, int type);
+void round4_avx512(const void *x, int type, int64_t first, int64_t count, const Rounding4 *to);
 
 #endif

@@ -6,7 +6,9 @@
      int8   bytes [N/16][K/4][16][4], 128 more than the weight
      int4   bytes [N/16][K/8][16][4]: the low nibbles are four columns, the high nibbles the next four
      scale  [N/16][G][16] in bf16 or fp16, zero [N/16][G][16] bytes (int4); [N] fp32 (int8)
-   bf16 weights are plain [N][K]. */
+   bf16 weights are plain [N][K]. nf4 and fp4 (QLoRA, arXiv 2305.14314) are nibbles [N][K], of whose pairs the high one is
+   the first, in groups of 64 that run on from row to row, with a scale each: fp32, or a byte where these are rounded
+   too. */
 #ifndef LLM_QUANT_KERNELS_H
 #define LLM_QUANT_KERNELS_H
 
@@ -20,6 +22,8 @@
 
 #define LANES 16    /* rows of a block of weights */
 #define MOST_ROWS 8 /* rows of x that one pass over a block takes */
+#define GROUP4 64   /* numbers of nf4 and fp4 that share a scale */
+#define NESTED4 256 /* of whose scales as many share a scale of their own */
 
 enum { FLOAT32, BFLOAT16, FLOAT16, WHOLE8 };
 
@@ -46,10 +50,18 @@ typedef struct {
     const uint8_t *zero;
     const float *bias; /* [N] or null */
     int32_t scale_type;
-    int32_t kind; /* INT8, INT4, BF16 */
+    int32_t kind; /* INT8, INT4, BF16, BIT4 */
 } Weight;
 
-enum { INT8, INT4, BF16 };
+enum { INT8, INT4, BF16, BIT4 }; /* BIT4: nf4 and fp4, whose `zero` is what tables4 gives */
+
+/* What numbers are rounded to: their nibbles by how many of 15 bounds they are above, and the scales of groups. */
+typedef struct {
+    const float *bounds;  /* [15] */
+    const int32_t *order; /* [16] */
+    uint8_t *value;
+    float *scale;
+} Rounding4;
 
 /* One operation of a list (run.c). What the fields hold is told beside each operation in steps.h, attend.h, run.c. */
 typedef struct {
@@ -70,8 +82,10 @@ enum { LINEAR, NORM, LAYER_NORM, GATED, GELU, CAP, ADD, MULTIPLY, SCALE, DIVIDE,
 /* One level of instructions. `round` fills row `row` of `to` from x [K] of `type`, whose groups have `group` columns. Each
    product is of `m` <= MOST_ROWS rows with the block `block` of weights and writes fp32 sums out[m][16]; `many`, where it
    isn't null, is of any number of rows with `count` blocks and writes y [M][N] of `type`, for which `pack` has put bf16
-   into panels; `expand` writes the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are in steps.h; `step` computes
-   a part of any operation but LINEAR, of which there are as many as tasks.h says. */
+   into panels; `expand` writes the 16 rows of a block as [16][K] numbers of `type`, fp32 or bf16. `norm` and `gated` are
+   in steps.h; `step` computes a part of any operation but LINEAR, of which there are as many as tasks.h says. Of nf4 and
+   fp4 `bit4` is the product, with x of `type` as product.c puts it, `whole4` gives some numbers and `round4` rounds them:
+   null where torch multiplies and plain C (bit4.c) does the rest. */
 typedef struct {
     const char *name;
     int (*supported)(void);
@@ -85,6 +99,9 @@ typedef struct {
     void (*step)(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task);
     void (*pack)(const uint16_t *x, int64_t m, int64_t k, int64_t panel, uint16_t *to);
     void (*many)(const Weight *w, const Rows *x, int type, int64_t m, int64_t block, int64_t count, void *y);
+    void (*bit4)(const Weight *w, const void *x, int type, int m, int64_t block, float *out);
+    void (*whole4)(const Weight *w, int64_t first, int64_t count, void *out, int type);
+    void (*round4)(const void *x, int type, int64_t first, int64_t count, const Rounding4 *to);
 } Level;
 
 extern const Level level_portable, level_avx2, level_avx512, level_neon, level_neon_dot, level_neon_bf16;
@@ -118,6 +135,16 @@ static inline float from_fp16(uint16_t bits) {
 static inline float scale_at(const Weight *w, int64_t index) {
     uint16_t bits = ((const uint16_t *)w->scale)[index];
     return w->scale_type == FLOAT16 ? from_fp16(bits) : from_bf16(bits);
+}
+
+/* The 16 numbers that a nibble may be. Where scales are bytes, an offset follows them, the 256 numbers that a byte may be,
+   and the scales of scales. */
+static inline const float *tables4(const Weight *w) { return (const float *)(const void *)w->zero; }
+
+static inline float scale4(const Weight *w, int64_t group) {
+    if (w->scale_type == FLOAT32) return ((const float *)w->scale)[group];
+    const float *nested = tables4(w) + 16;
+    return nested[1 + ((const uint8_t *)w->scale)[group]] * nested[257 + group / NESTED4] + nested[0];
 }
 
 #endif

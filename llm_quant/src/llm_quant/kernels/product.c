@@ -23,18 +23,19 @@ static size_t aligned(size_t size) { return (size + 63) & ~(size_t)63; }
 
 /* Whether x is multiplied by what is for many rows, which takes columns of bf16 in pairs. */
 static int many(const Weight *w, int64_t m) {
-    return m > MOST_ROWS && chosen->many && (w->kind != BF16 || w->k % 2 == 0);
+    return m > MOST_ROWS && chosen->many && w->kind != BIT4 && (w->kind != BF16 || w->k % 2 == 0);
 }
 
 int64_t parts_of(const Weight *w, int64_t m) {
+    if (w->kind == BIT4) return m;
     if (w->kind != BF16) return m;
     return many(w, m) ? (m + LANES - 1) / LANES : 0;
 }
 
 int make_room(const Weight *w, int64_t m, Rows *rows) {
     int64_t groups = w->k / w->group, all = m * w->k;
-    int narrow = w->kind == BF16, level = chosen->many != 0; /* which has the bytes in an order of its own */
-    size_t panels = narrow ? (size_t)(parts_of(w, m) * LANES * w->k) * 2 : 0;
+    int narrow = w->kind == BF16 || w->kind == BIT4, level = chosen->many != 0; /* which has the bytes in an order of its own */
+    size_t panels = w->kind == BIT4 ? (size_t)all * 4 : narrow ? (size_t)(parts_of(w, m) * LANES * w->k) * 2 : 0;
     if (narrow) all = groups = m = 0;
     size_t sizes[] = {level ? 0 : all * 2, level ? 0 : all, level ? 0 : all, level ? all * 2 : 0,
                       m * groups * 4,      m * 4,           m * 4,           m * 4,
@@ -54,8 +55,19 @@ int make_room(const Weight *w, int64_t m, Rows *rows) {
     return 1;
 }
 
+/* Of each 64 columns of a row those of even numbers, then those of odd ones: as the nibbles of a weight come. */
+static void apart(const void *x, int type, int64_t k, int64_t row, void *to) {
+    for (int64_t i = row * k; i < (row + 1) * k; i += GROUP4)
+        for (int j = 0; j < GROUP4; j++) {
+            int64_t from = i + 2 * (j % 32) + j / 32;
+            if (type == FLOAT32) ((float *)to)[i + j] = ((const float *)x)[from];
+            else ((uint16_t *)to)[i + j] = ((const uint16_t *)x)[from];
+        }
+}
+
 void prepare(const Weight *w, const void *x, int type, int64_t m, int64_t part, const Rows *rows) {
     if (w->kind == BF16) chosen->pack(x, m, w->k, part, rows->panels);
+    else if (w->kind == BIT4) apart(x, type, w->k, part, rows->panels);
     else chosen->round((const char *)x + part * w->k * (type == FLOAT32 ? 4 : 2), type, w->k, w->group, part, rows);
 }
 
@@ -81,6 +93,8 @@ static void by_block(const Weight *w, const void *x, const Rows *rows, int type,
         int count = (int)(m - row < MOST_ROWS ? m - row : MOST_ROWS);
         if (w->kind == BF16) {
             chosen->bf16(w, (const uint16_t *)x + row * w->k, count, block, out);
+        } else if (w->kind == BIT4) {
+            chosen->bit4(w, (const char *)rows->panels + row * w->k * (type == FLOAT32 ? 4 : 2), type, count, block, out);
         } else {
             Rows some = from_row(w, rows, row);
             (w->kind == INT8 ? chosen->int8 : chosen->int4)(w, &some, count, block, out);
