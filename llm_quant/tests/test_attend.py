@@ -96,6 +96,21 @@ def test_attention_is_what_its_definition_says(level: str, case: str, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("slots", [1, 10, 700])
+def test_without_positions_every_slot_is_seen(level: str, dtype: torch.dtype, slots: int) -> None:
+    """By more queries than there are slots too, and wherever a program's own positions are."""
+    torch.manual_seed(3)
+    k, v = (torch.randn(2, 2, slots, size).to(dtype) for size in (16, 12))
+    q = heads_last(2, 4, 12, 16, dtype)
+    found = steps.attend(q, (k, v), None, None, scale=0.25)
+    assert found is not None
+    scores = q.double().unflatten(1, (2, 2)) @ k.double()[:, :, None].mT * 0.25
+    wanted = (scores.softmax(-1) @ v.double()[:, :, None]).flatten(1, 2)
+    bound = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 1e-5}
+    assert_close(found.double(), wanted, **bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_query_is_the_same_alone_and_among_others(level: str, dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     ends = [700, 530, 9]

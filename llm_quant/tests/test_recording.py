@@ -86,6 +86,14 @@ def test_what_is_computed_from_constants_stays() -> None:
     assert torch.equal(program.run([0], [1]), result)
 
 
+def test_products_of_constants_alone_are_computed_once() -> None:
+    x, constant = normal(2, 64), normal(3, 64)
+    (layer,) = layers(64, 64)
+    result, program = recorded(lambda: x + layer(constant)[:2].clone(), x)
+    assert torch.equal(program.run([0], [1]), result)
+    assert [op.code for op in program._ops] == [operations.ADD]
+
+
 @pytest.mark.parametrize(
     "function",
     [

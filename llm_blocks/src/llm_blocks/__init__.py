@@ -52,6 +52,7 @@ from llm_blocks.rope import (
 from llm_blocks.rope_config import Rope, extended_length, parse_rope, parse_rope_settings, rope_to_hf, yarn_scale
 from llm_blocks.saving import save
 from llm_blocks.slices import part_layers, require_input
+from llm_blocks.spreading import spread
 from llm_blocks.switched import Switched
 
 __all__ = [
@@ -133,6 +134,7 @@ __all__ = [
     "silu_gate",
     "sliding_layers",
     "split_heads",
+    "spread",
     "within_window",
     "without_storage",
     "yarn_scale",

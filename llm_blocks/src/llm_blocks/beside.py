@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+
+from llm_blocks.plan import FEW
+from llm_blocks.spreading import spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,9 @@ class Beside:
     def attend(self, function: Callable[..., Tensor], q: Tensor) -> Tensor:
         """gate times `function(q, k, v, view)` of queries (B, H, T, D), which see all P: (B, H, T, D)."""
         k, v = (each.expand(q.size(0), -1, -1, -1) for each in (self.keys, self.values))
-        return function(q, k, v, _All()) * self.gate.to(q.dtype)[:, None, None]
+        few = q.size(0) * q.size(2) <= FEW and not torch.is_grad_enabled()  # what the kernels are the faster ones for
+        y = function(q, k, v, _All((k.contiguous(), v.contiguous()) if few else None)).transpose(1, 2)
+        return (y * spread(self.gate.to(q.dtype)[:, None], y)).transpose(1, 2)
 
 
 class BesideView:
@@ -50,7 +56,7 @@ class BesideView:
         """
         y = function(q, k, v, self.plain)
         for each in self.more:
-            y = y + each.attend(unplaced or function, q)
+            y = (y.transpose(1, 2) + each.attend(unplaced or function, q).transpose(1, 2)).transpose(1, 2)
         return y
 
 
@@ -75,7 +81,14 @@ class _All:
     """The view of queries that see all keys, whatever their positions."""
 
     mask: ClassVar[None] = None
-    kept: ClassVar[None] = None
     causal: ClassVar[bool] = False
     alone: ClassVar[bool] = True
     spelled_out: ClassVar[bool] = False
+    starts: ClassVar[None] = None
+    ends: ClassVar[None] = None
+    window: ClassVar[None] = None
+
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: tuple[Tensor, Tensor] | None) -> None:
+        self.kept = kept

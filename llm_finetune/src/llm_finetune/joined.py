@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_blocks import Parts
+from llm_blocks import Parts, spread
 from llm_finetune.slots import WHOLE, LowRank, Slot
 from llm_quant import kernel_linear
 
@@ -58,8 +58,8 @@ def _placed(rows: Tensor, parts: Parts | None, part: str) -> Tensor:
 
 
 def _times_rows(y: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
-    """(y - bias) times a number for each output, plus bias: (..., N). Of full shape, as recordings have it."""
-    scaled = y * rows.to(y.dtype).expand_as(y).contiguous()
+    """(y - bias) times a number for each output, plus bias: (..., N)."""
+    scaled = y * spread(rows.to(y.dtype), y)
     if bias is None:
         return scaled
-    return scaled + ((1 - rows) * bias).to(y.dtype).expand_as(y).contiguous()
+    return scaled + spread(((1 - rows) * bias).to(y.dtype), y)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_blocks import Beside, BesidePlan, Parts, split_heads
+from llm_blocks import Beside, BesidePlan, Parts, split_heads, spread
 from llm_finetune.adapted import Adapted
 from llm_finetune.linears import device_of, is_linear, sizes_of
 from llm_finetune.slots import of_part
@@ -84,7 +84,7 @@ class Scale(nn.Module):
         self.scale, self.bias = nn.Parameter(torch.ones(n, device=device)), nn.Parameter(torch.zeros(n, device=device))
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.scale.to(y.dtype) * (y + self.bias.to(y.dtype))  # (..., N)
+        return (y + spread(self.bias.to(y.dtype), y)) * spread(self.scale.to(y.dtype), y)  # (..., N)
 
 
 class ScaledLinear(Adapted):

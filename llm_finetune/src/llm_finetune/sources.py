@@ -1,8 +1,8 @@
 """Data sets by name: where their files are, under which licence, and how their rows become rows of ours.
 
-Addresses, fractions and prompt styles are those of LitGPT 0.5.13. The licences of Alpaca, AlpacaGPT4, LongForm, Deita and
-Dolly are what their repositories say, where those of the first three have the files too (read on 2026-12-01); those of
-Alpaca2k, LIMA and FLAN are from memory. No set was downloaded: read its own page before you rely on its licence.
+Addresses, fractions and prompt styles are those of LitGPT 0.5.13. The licences of Alpaca, AlpacaGPT4, LongForm, Deita
+and Dolly are what their repositories say (read on 2026-12-01; those of the first three have the files there too), those
+of Alpaca2k, LIMA and FLAN are from memory. No set was downloaded: read its own page before you rely on its licence.
 """
 
 import difflib

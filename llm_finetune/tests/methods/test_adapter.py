@@ -11,6 +11,7 @@ from torch import Tensor
 import llm_blocks
 import llm_quant
 from llm_blocks import Recorded
+from llm_blocks.testing import check_recorded
 from llm_finetune import (
     AdapterSettings,
     adapter_parameters,
@@ -23,6 +24,7 @@ from llm_finetune import (
     set_adapter,
     use_adapter,
 )
+from llm_quant.linear import BF16_LEVELS
 
 KINDS = ["llama", "gpt_neox", "phi3", "falcon", "gpt2", "alibi", "gemma2", "mistral", "qwen3"]
 ADDED: list[Any] = [add_adapter, add_adapter_v2]
@@ -243,3 +245,15 @@ def test_attention_without_keys_and_values_is_refused_and_left_alone(load: Calla
     with pytest.raises(ValueError, match="no projections k and v of their own"):
         add_adapter(model, FIRST)
     assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.mark.skipif(llm_quant.level() not in BF16_LEVELS, reason="the kernels don't read bf16 here")
+@pytest.mark.parametrize("add", ADDED)
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt_neox", "gemma2", "qwen3"])
+def test_decoding_steps_are_recorded(load: Callable[..., Any], kind: str, add: Any) -> None:
+    """To the bits of the model's own, prompts and their gates with them."""
+    model = load(kind).to(torch.bfloat16)
+    head = model.end.head
+    head.weight = torch.nn.Parameter(torch.randn(64, head.weight.size(1)).bfloat16())  # as many as the kernels take
+    model = disturb(add(llm_quant.accelerate(model), FIRST))
+    check_recorded(model, vocab_size=64, steps=8)

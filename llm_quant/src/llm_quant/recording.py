@@ -68,10 +68,11 @@ class Recorder(TorchDispatchMode):
         return False
 
     def note(self, operation: Operation) -> None:
-        """An operation of the kernels was computed."""
-        self.operations.append(operation)
+        """An operation of the kernels was computed; it is part of the program unless it reads constants alone."""
         self.kept += [each for each in (*operation.inputs, *operation.outputs, operation.scratch) if each is not None]
-        self._derived |= {memory_of(each) for each in operation.outputs}
+        if any(memory_of(each) in self._derived for each in operation.inputs if each is not None):
+            self.operations.append(operation)
+            self._derived |= {memory_of(each) for each in operation.outputs}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

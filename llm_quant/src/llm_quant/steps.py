@@ -19,6 +19,7 @@ WIDEST = 512  # size of a head
 SHORT, LONG = 64, 1024  # new positions
 FEW = 2**16  # numbers, for which a call costs more than the work
 MANY = 2**23  # numbers, beyond which torch serves
+ALL = -1  # a window: what sees every slot of a cache
 LARGEST = 2**40
 
 
@@ -162,8 +163,8 @@ def store(k: Tensor, v: Tensor, cache: tuple[Tensor, ...], starts: Sequence[int]
 def attend(
     q: Tensor,
     cache: tuple[Tensor, ...],
-    starts: Sequence[int],
-    ends: Sequence[int],
+    starts: Sequence[int] | None,
+    ends: Sequence[int] | None,
     *,
     scale: float,
     window: int | None = None,
@@ -172,9 +173,10 @@ def attend(
 ) -> Tensor | None:
     """Attention of queries (B, H, T, D), at positions from starts[b] on, over a cache that holds ends[b]: (B, H, T, V).
 
-    `cache` is as in `store`. A query sees the keys at its own and earlier positions, of a `window` the newest alone.
-    Scores are fp32: q k * scale, then cap * tanh(score / cap) where there is a cap (arXiv 2408.00118), less
-    slopes[h] (H,) fp32 times the distance (arXiv 2108.12409). None where torch has to do it.
+    `cache` is as in `store`. A query sees the keys at its own and earlier positions, of a `window` the newest alone, or
+    every slot where starts and ends are None. Scores are fp32: q k * scale, then cap * tanh(score / cap) where there is
+    a cap (arXiv 2408.00118), less slopes[h] (H,) fp32 times the distance (arXiv 2108.12409). None where torch has to do
+    it.
     """
     batch, heads, time, size = q.shape
     k, v, apart = *cache[:2], _apart(q)
@@ -183,10 +185,11 @@ def attend(
         or not apart
         or not _is_cache(cache)
         or max(size, v.size(-1)) > WIDEST
-        or time > k.size(2)
+        or (starts is not None and time > k.size(2))
     ):
         return None
-    sizes = (batch, time, heads, k.size(1), size, v.size(-1), k.size(2), window or 0, *apart)
+    seen = ALL if starts is None or ends is None else window or 0
+    sizes = (batch, time, heads, k.size(1), size, v.size(-1), k.size(2), seen, *apart)
     scratch = torch.zeros(operations.attend_scratch(sizes))
     made = Operation(
         code=operations.ATTEND,
@@ -197,7 +200,7 @@ def attend(
         number=(scale, cap),
         scratch=scratch,
     )
-    operations.compute(made, starts, ends)
+    operations.compute(made, starts or [0] * batch, ends or [k.size(2)] * batch)
     return made.outputs[0]
 
 

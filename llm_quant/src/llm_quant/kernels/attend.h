@@ -6,7 +6,7 @@
    k [B][K][S][D], v [B][K][S][V], slopes [H] or null, and for a cache of int8 the scales of k and v [B][K][S] fp32; out
    y [B][T][H][V], and the memory that `attend_scratch` says, whose first B * K numbers begin as 0; number scale, cap or 0.
    `kind` is the type of the cache. Position p of a row is in slot p modulo S; row b has ends[b] positions, T of them new.
-   A window of 0 is none.
+   A window of 0 is none; below 0, all queries see every slot, wherever they are.
 
    A task is a chunk of slots of a kv head. Its slots are taken in blocks, whose scores, their largest and their sum stay in
    the fastest memory (online softmax, arXiv 1805.02867); chunks are put together at the end. Blocks and chunks lie at the
@@ -46,7 +46,7 @@ static inline void soft_cap(float cap, int64_t count, float *scores) {
 
 /* Lower the scores of slots that hold the positions from `at` on by distance, and leave out what p doesn't see. */
 static inline void mask_run(float slope, int64_t window, int64_t p, int64_t at, int64_t count, float *scores) {
-    int64_t least = window ? p - window : -1; /* positions begin at 0 */
+    int64_t least = window > 0 ? p - window : -1; /* positions begin at 0 */
     if (slope != 0)
         for (int64_t i = 0; i < count; i++) scores[i] -= slope * (float)(p - (at + i));
     for (int64_t i = 0; i < count && at + i <= least; i++) scores[i] = -INFINITY;
@@ -198,11 +198,12 @@ static inline void merge(const Op *op, int64_t b, int64_t kv, int64_t chunks) {
 
 static void attend(const Op *op, const int64_t *starts, const int64_t *ends, int64_t task) {
     int64_t kvs = op->size[3], queries = op->size[1] * op->size[2] / kvs, most = most_chunks(op, ends);
-    int64_t chunk = task % most, kv = task / most % kvs, b = task / most / kvs, chunks = chunks_of(op, ends[b]);
+    int64_t chunk = task % most, kv = task / most % kvs, b = task / most / kvs, end = end_of(op, ends, b);
+    int64_t start = sees_all(op) ? end : starts[b], chunks = chunks_of(op, end);
     if (chunk >= chunks) return;
     for (int64_t from = 0; from < queries; from += QUERIES) {
         int64_t many = queries - from < QUERIES ? queries - from : QUERIES;
-        attend_some(op, starts[b], ends[b], b, kv, chunk, from, many);
+        attend_some(op, start, end, b, kv, chunk, from, many);
     }
     if (chunks == 1) return;
     /* whoever comes last puts them together; the counter begins at 0 again for the next time */

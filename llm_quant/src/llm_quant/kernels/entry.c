@@ -8,7 +8,7 @@
 EXPORT const int64_t llm_quant_least_work = 65536; /* weights or numbers for one more thread to be worth waking */
 
 /* Changes with what Python passes: a library that was built from other sources is refused. */
-EXPORT const int64_t llm_quant_interface = 3;
+EXPORT const int64_t llm_quant_interface = 4;
 
 static const Level *const levels[] = {&level_avx512, &level_avx2, &level_neon_bf16, &level_neon_dot, &level_neon,
                                       &level_portable};

@@ -20,11 +20,19 @@ static inline int64_t filled(const Op *op, int64_t end) {
 
 static inline int64_t chunks_of(const Op *op, int64_t end) { return (filled(op, end) + CHUNK - 1) / CHUNK; }
 
+/* Whether an attention's queries all see every slot. */
+static inline int sees_all(const Op *op) { return op->size[7] < 0; }
+
+/* How many positions row b of an attention has. */
+static inline int64_t end_of(const Op *op, const int64_t *ends, int64_t b) {
+    return sees_all(op) ? op->size[6] : ends[b];
+}
+
 /* Of the longest row. */
 static inline int64_t most_chunks(const Op *op, const int64_t *ends) {
     int64_t most = 1;
     for (int64_t b = 0; b < op->size[0]; b++) {
-        int64_t chunks = chunks_of(op, ends[b]);
+        int64_t chunks = chunks_of(op, end_of(op, ends, b));
         most = chunks > most ? chunks : most;
     }
     return most;
