@@ -9,7 +9,19 @@ from typing import Any
 import torch
 
 import llm_blocks
-from llm_finetune import Eval, Lora, Rows, Sample, Train, finetune, full, started, stop_on_signals, with_lora
+from llm_finetune import (
+    Eval,
+    Lora,
+    OptimizerSettings,
+    Rows,
+    Sample,
+    Train,
+    finetune,
+    full,
+    started,
+    stop_on_signals,
+    with_lora,
+)
 from llm_model_llama import llama
 from llm_quant import quantize
 from llm_tokenizer import Tokenizer
@@ -27,13 +39,14 @@ def main(folder: str, method: str, processes: int, micro: int, steps: int, more:
         quantize(model, scheme, group_size=16) if scheme == "int4" else quantize(model, scheme)
     lora = Lora(r=4, alpha=8, dropout=more.pop("dropout", 0.0), mlp=True, dora=method == "dora")
     draw, left = torch.Generator().manual_seed(0), iter(range(steps - 1))
-    precision = more.pop("precision", None)
+    precision, optimizer = more.pop("precision", None), OptimizerSettings(**more.pop("optimizer", {}))
     dies, interrupts = more.pop("dies", None), more.pop("interrupts", None)
     rows = Rows(train=[_row(number, draw) for number in range(17)], val=[_row(0, draw)])
     if more.pop("pairs", False):
         pairs: Any = list(zip(rows.train[:16:2], rows.train[1:16:2], strict=True))
         rows = Rows(train=pairs)
     samples: list[str] = []
+    more = {"save_interval": 2, "max_norm": 1.0} | more
 
     def tell(event: Any) -> None:
         if event.kind == "sample":
@@ -57,8 +70,9 @@ def main(folder: str, method: str, processes: int, micro: int, steps: int, more:
             resume="auto",
             stop=stop,
             on_event=tell,
-            train=Train(epochs=3, global_batch_size=8, micro_batch_size=micro, save_interval=2, max_norm=1.0, **more),
+            train=Train(epochs=3, global_batch_size=8, micro_batch_size=micro, **more),
             eval=Eval(interval=2, max_new_tokens=6),
+            optimizer=optimizer,
             precision=precision,
         )
     if int(os.environ.get("RANK", "0")) == 0:

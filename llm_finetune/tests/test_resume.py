@@ -1,13 +1,6 @@
 """A run that stopped goes on exactly: the same rows, losses equal to the bit, whatever ended it."""
 
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -182,77 +175,6 @@ def test_a_checkpoint_before_others_is_refused(make_model: Any, rows: Rows, tmp_
         finetune(make_model(), rows, **options, resume=tmp_path / "step-000003")
     branch = finetune(make_model(), rows, **options | {"out_dir": tmp_path / "b"}, resume=tmp_path / "step-000003")
     assert branch.step == 11
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import torch
-torch.set_num_threads(1)
-import llm_blocks
-from llm_finetune import Lora, Rows, Sample, Train, finetune, full, with_lora
-from llm_model_llama import llama
-from llm_quant import quantize
-config = llama.Config(vocab_size=61, dim=32, hidden_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
-                      max_positions=64)
-model = llm_blocks.new_model(config, std=0.1, seed=4)
-draw = torch.Generator().manual_seed(0)
-rows = [Sample(ids=torch.randint(0, 61, (9,), generator=draw).tolist(), weights=[1.0] * 9) for _ in range(30)]
-print("ready", flush=True)
-kind = sys.argv[3]
-if kind == "qlora":
-    quantize(model, "int4", group_size=16)
-method = with_lora(Lora(r=4, dropout=0.1, mlp=True, dora=kind == "dora"), base="tiny") if "ra" in kind else full()
-finetune(model, Rows(train=rows, val=rows[:3]), out_dir=sys.argv[1], resume="auto", method=method,
-         precision=kind if "mixed" in kind else None,
-         train=Train(epochs=8, global_batch_size=4, micro_batch_size=2, save_interval=1))
-"""
-
-
-def _run(folder: Path, kind: str, *, kill_after: float | None = None) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(folder), ".", kind]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    if kill_after is not None and process.stdout.readline():
-        time.sleep(kill_after)
-        process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), errors
-
-
-def _kill_often(folder: Path, kills: int, kind: str) -> None:
-    """End the run so many times at random moments, where every checkpoint must be whole, then let it finish."""
-    draw = random.Random(5)
-    _run(folder / "whole", kind)
-    for _ in range(kills):
-        _run(folder / "parts", kind, kill_after=draw.uniform(0.0, 0.5))
-        found = state.checkpoints(folder / "parts")
-        assert not found or state.newest(folder / "parts") == found[-1]
-        if (folder / "parts" / "final").exists():
-            _check_alike(folder)
-            shutil.rmtree(folder / "parts")
-    _run(folder / "parts", kind)
-    _check_alike(folder)
-    assert not [path.name for path in (folder / "parts").iterdir() if path.name.startswith(".")]
-
-
-def _check_alike(folder: Path) -> None:
-    final = sorted((folder / "whole" / "final").glob("*.safetensors"))[0].name
-    for file in (f"final/{final}", "step-000060/trained.safetensors", "step-000060/optimizer.safetensors"):
-        assert (folder / "whole" / file).read_bytes() == (folder / "parts" / file).read_bytes(), file
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
-def test_after_any_kill_the_run_ends_as_if_nothing_had_been(tmp_path: Path, kills: int) -> None:
-    _kill_often(tmp_path, kills, "full")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
-@pytest.mark.parametrize("kind", ["lora", "dora", "qlora", "bf16-mixed", "16-mixed"])
-def test_so_it_does_by_every_method_and_precision(tmp_path: Path, kind: str) -> None:
-    _kill_often(tmp_path, 6, kind)
 
 
 def test_state_json_says_what_the_run_is(make_model: Any, rows: Rows, tmp_path: Path) -> None:

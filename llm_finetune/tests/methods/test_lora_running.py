@@ -109,6 +109,27 @@ def test_the_kernels_record_all_that_adapters_do(load: Callable[..., Any], kind:
     check_recorded(model, vocab_size=64, steps=8)
 
 
+@pytest.mark.skipif(llm_quant.level() not in BF16_LEVELS, reason="the kernels don't read bf16 here")
+@torch.inference_mode()
+def test_what_is_recorded_belongs_to_the_adapters_in_use(load: Callable[..., Any], ids: torch.Tensor) -> None:
+    """One by one, with weights, none, and again what was recorded before: always the bits of the model's own steps."""
+    model = load("llama").to(torch.bfloat16)
+    model.end.head.weight = nn.Parameter(torch.randn(64, 32).bfloat16())
+    llm_quant.accelerate(model)
+    adapt(adapt(model, "one"), "two", seed=1, mlp=True)
+    randomise(model)
+    recorded, caches = Recorded(model), [model.new_cache(2, 32) for _ in range(2)]
+    for cache in caches:
+        model(ids[:, :5], cache)
+    choices: list[Any] = ["one", "two", {"one": 0.5}, {"one": 0.5, "two": 1.0}, None]
+    for choice in [*choices, *choices]:
+        set_adapter(model, choice)
+        found, wanted = recorded(ids[:, :1], caches[0]), model(ids[:, :1], caches[1])
+        assert torch.equal(found, wanted), choice
+    assert recorded.problem is None
+    assert len(recorded._steps) == len(choices)
+
+
 @torch.inference_mode()
 def test_dora_sees_new_values_in_evaluation(load: Callable[..., Any], ids: torch.Tensor) -> None:
     """Lengths of rows are kept between steps of generation, and must not be when the factors change."""
